@@ -1,0 +1,1 @@
+//! A lightweight KVM-backed hypervisor.
