@@ -1,1 +1,5 @@
 //! A lightweight KVM-backed hypervisor.
+
+pub mod bus;
+pub mod devices;
+pub mod memory;

@@ -1,0 +1,5 @@
+//! The devices a guest sees. Everything a guest writes to them is hostile.
+
+#![deny(clippy::as_conversions, clippy::indexing_slicing)]
+
+pub mod virtio;

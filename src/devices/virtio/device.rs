@@ -1,0 +1,142 @@
+//! The contract between a virtio device and the transport around it.
+
+use std::os::fd::RawFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use super::queue::{Queue, QueueError};
+use crate::bus::Interrupt;
+use crate::memory::GuestMemory;
+
+/// VIRTIO_F_VERSION_1: every driver must accept it (virtio 1.3, section 6).
+pub const F_VERSION_1: u64 = 1 << 32;
+/// VIRTIO_F_INDIRECT_DESC.
+pub const F_INDIRECT_DESC: u64 = 1 << 28;
+/// VIRTIO_F_EVENT_IDX.
+pub const F_EVENT_IDX: u64 = 1 << 29;
+/// The ring features every device here offers.
+pub const RING_FEATURES: u64 = F_VERSION_1 | F_INDIRECT_DESC | F_EVENT_IDX;
+
+const INT_USED_BUFFER: u32 = 1;
+const INT_CONFIG_CHANGE: u32 = 2;
+
+/// The interrupt status register and the line behind it, shared by a device and its transport.
+pub struct Signal {
+    status: AtomicU32,
+    line: Box<dyn Interrupt>,
+}
+
+impl Signal {
+    /// A signal that raises `line`.
+    pub fn new(line: Box<dyn Interrupt>) -> Self {
+        Self { status: AtomicU32::new(0), line }
+    }
+
+    /// Says that a queue has new used buffers.
+    pub fn used_buffer(&self) {
+        self.raise(INT_USED_BUFFER);
+    }
+
+    /// Says that the configuration space or the device status changed.
+    pub fn config_change(&self) {
+        self.raise(INT_CONFIG_CHANGE);
+    }
+
+    /// The InterruptStatus register.
+    pub fn status(&self) -> u32 {
+        self.status.load(Ordering::Acquire)
+    }
+
+    /// Clears the bits of `mask` (InterruptACK); bits that are not set stay so.
+    pub fn acknowledge(&self, mask: u32) {
+        self.status.fetch_and(!mask, Ordering::AcqRel);
+    }
+
+    fn raise(&self, bit: u32) {
+        self.status.fetch_or(bit, Ordering::AcqRel);
+        self.line.trigger();
+    }
+}
+
+/// What a device gets when the driver has finished its set-up (DRIVER_OK).
+pub struct Activation {
+    /// Guest memory.
+    pub mem: GuestMemory,
+    /// The queues, in the device type's order; moved in, and out again by `deactivate`.
+    pub queues: Vec<Queue>,
+    /// The negotiated features: a subset of what the device offered.
+    pub features: u64,
+    /// How the driver is told.
+    pub signal: Arc<Signal>,
+}
+
+/// How far a device came with a queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// Nothing is left to do until the next event.
+    Idle,
+    /// The budget of one wake is spent, and more is waiting: call again after the others.
+    More,
+}
+
+/// A host file descriptor a device waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BackendFd {
+    /// The descriptor; the device keeps it open while it exists.
+    pub fd: RawFd,
+    /// Wait until it can be read.
+    pub readable: bool,
+    /// Wait until it can be written.
+    pub writable: bool,
+}
+
+/// What a device does, apart from its registers, rings and events, which the transport owns.
+///
+/// An error from a `process_*` function means a broken ring or backend: the transport then sets
+/// DEVICE_NEEDS_RESET on this device alone, and a driver reset brings it back.
+pub trait VirtioDevice: Send {
+    /// Device type number (virtio 1.3, section 5).
+    fn device_type(&self) -> u32;
+
+    /// Features offered, ring features included.
+    fn features(&self) -> u64;
+
+    /// The largest size of each queue, in entries; a power of two.
+    fn queue_sizes(&self) -> &[u16];
+
+    /// Reads the device configuration space; what lies past its end reads as zero.
+    fn read_config(&self, offset: u64, data: &mut [u8]);
+
+    /// Takes the queues; from here on chains are processed.
+    fn activate(&mut self, activation: Activation);
+
+    /// Gives the queues back, once nothing of theirs is in flight any more; `None` when the
+    /// device was not active.
+    fn deactivate(&mut self) -> Option<Vec<Queue>>;
+
+    /// Works on queue `index` after a kick.
+    ///
+    /// # Errors
+    /// The device needs a reset.
+    fn process_queue(&mut self, index: usize) -> Result<Progress, QueueError>;
+
+    /// Lists the descriptors the device waits for now; asked again after every event.
+    fn backend_fds(&self, _wanted: &mut Vec<BackendFd>) {}
+
+    /// Works on the descriptor listed at `index`, which is ready.
+    ///
+    /// # Errors
+    /// The device needs a reset.
+    fn process_backend(&mut self, _index: usize) -> Result<Progress, QueueError> {
+        Ok(Progress::Idle)
+    }
+}
+
+/// Copies from a configuration space `config` what lies at `offset`; zero past its end.
+pub fn read_config_bytes(config: &[u8], offset: u64, data: &mut [u8]) {
+    data.fill(0);
+    let Some(rest) = usize::try_from(offset).ok().and_then(|at| config.get(at..)) else { return };
+    for (to, from) in data.iter_mut().zip(rest) {
+        *to = *from;
+    }
+}

@@ -1,0 +1,79 @@
+//! The one event adapter: from file descriptors of the event loop to any virtio device.
+
+use std::sync::{Arc, Mutex};
+
+use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
+use tracing::error;
+
+use super::device::BackendFd;
+use super::mmio::MmioTransport;
+use crate::bus::lock;
+
+/// Tells backend descriptors from queue kicks in the data word of an event.
+const BACKEND: u32 = 1 << 16;
+
+/// Delivers kicks and backend readiness to a device.
+pub struct DeviceEvents {
+    transport: Arc<Mutex<MmioTransport>>,
+    registered: Vec<BackendFd>,
+    wanted: Vec<BackendFd>,
+}
+
+impl DeviceEvents {
+    /// An adapter for the device behind `transport`.
+    pub fn new(transport: Arc<Mutex<MmioTransport>>) -> Self {
+        Self { transport, registered: Vec::new(), wanted: Vec::new() }
+    }
+
+    /// Waits for what the device wants now, and for nothing else: a descriptor that stays
+    /// ready while nobody handles it would spin the loop.
+    fn follow_backends(&mut self, ops: &mut EventOps) {
+        if self.registered == self.wanted {
+            return;
+        }
+        for old in self.registered.drain(..) {
+            let _ = ops.remove(Events::empty_raw(old.fd));
+        }
+        for (index, new) in self.wanted.iter().enumerate() {
+            let mut set = EventSet::empty();
+            set.set(EventSet::IN, new.readable);
+            set.set(EventSet::OUT, new.writable);
+            if set.is_empty() {
+                continue;
+            }
+            let data = BACKEND | u32::try_from(index).unwrap_or(u32::MAX);
+            match ops.add(Events::with_data_raw(new.fd, data, set)) {
+                Ok(()) => {}
+                Err(e) => error!("cannot wait for descriptor {}: {e}", new.fd),
+            }
+        }
+        self.registered.clone_from(&self.wanted);
+    }
+}
+
+impl MutEventSubscriber for DeviceEvents {
+    fn init(&mut self, ops: &mut EventOps) {
+        let transport = lock(&self.transport);
+        for (index, kick) in transport.kicks().iter().enumerate() {
+            let data = u32::try_from(index).unwrap_or(u32::MAX);
+            if let Err(e) = ops.add(Events::with_data(kick, data, EventSet::IN)) {
+                error!("cannot wait for a queue: {e}");
+            }
+        }
+    }
+
+    fn process(&mut self, events: Events, ops: &mut EventOps) {
+        {
+            let mut transport = lock(&self.transport);
+            let data = events.data();
+            let index = usize::try_from(data & !BACKEND).unwrap_or(usize::MAX);
+            if data & BACKEND == 0 {
+                transport.process_queue(index);
+            } else {
+                transport.process_backend(index);
+            }
+            transport.backend_fds(&mut self.wanted);
+        }
+        self.follow_backends(ops);
+    }
+}

@@ -1,0 +1,11 @@
+//! Virtio: the transport, the rings, and the devices behind them.
+
+pub mod chain;
+pub mod device;
+pub mod events;
+pub mod mmio;
+pub mod queue;
+
+pub use device::{Activation, BackendFd, Progress, Signal, VirtioDevice};
+pub use events::DeviceEvents;
+pub use mmio::MmioTransport;
