@@ -2,4 +2,5 @@
 
 pub mod bus;
 pub mod devices;
+pub mod kvm;
 pub mod memory;

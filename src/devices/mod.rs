@@ -2,4 +2,7 @@
 
 #![deny(clippy::as_conversions, clippy::indexing_slicing)]
 
+pub mod console;
+pub mod power;
+pub mod serial;
 pub mod virtio;

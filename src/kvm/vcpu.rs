@@ -1,0 +1,263 @@
+//! A vCPU and its run loop, each on a thread of its own.
+
+// UNSAFETY: a flag in the vCPU's shared page is set from the owner's thread.
+#![expect(unsafe_code)]
+
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::{Arc, Once};
+use std::thread::{Builder, JoinHandle};
+
+use kvm_bindings::{
+    KVM_EXIT_HLT, KVM_EXIT_SHUTDOWN, KVM_MP_STATE_HALTED, KVM_MP_STATE_INIT_RECEIVED,
+    KVM_MP_STATE_UNINITIALIZED,
+};
+use kvm_ioctls::{VcpuExit, VcpuFd};
+use rustix::io::Errno;
+use thiserror::Error;
+use vmm_sys_util::signal::{Killable, SIGRTMIN};
+
+use super::exit::{LastExit, describe, immediate_exit, port_io, set_immediate_exit};
+use crate::bus::Bus;
+
+/// Interrupt flag of RFLAGS.
+const RFLAGS_IF: u64 = 1 << 9;
+
+/// The address spaces a vCPU reaches.
+#[derive(Default)]
+pub struct Buses {
+    /// Port I/O.
+    pub pio: Bus,
+    /// Memory-mapped I/O.
+    pub mmio: Bus,
+}
+
+/// Why a vCPU runs no more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum VcpuEnd {
+    /// Its owner, or a device it wrote to, stopped it.
+    Stopped,
+    /// A fault while a double fault was handled (x86: shutdown).
+    TripleFault,
+    /// It halted where no interrupt controller can wake it.
+    Halted,
+    /// KVM cannot go on; in words.
+    Kvm(String),
+}
+
+/// Why a vCPU could not be started.
+#[derive(Debug, Error)]
+pub enum VcpuError {
+    /// No thread.
+    #[error("start the thread of vCPU {index}")]
+    Thread {
+        /// Number of the vCPU.
+        index: u8,
+        /// What the host said.
+        #[source]
+        source: io::Error,
+    },
+    /// The signal that interrupts a running vCPU is not to be had.
+    #[error("register the signal that interrupts vCPUs")]
+    Signal(#[source] io::Error),
+}
+
+/// What the owner of the machine hears from its vCPU threads.
+pub trait VcpuEvents: Send + Sync {
+    /// Whether the machine is about to end: asked after every exit.
+    fn ending(&self) -> bool;
+    /// vCPU `index` has ended.
+    fn ended(&self, index: u8, end: VcpuEnd);
+}
+
+/// What the vCPU thread and the owner's thread share.
+struct Shared {
+    stop: AtomicBool,
+    /// Whether, when last asked, the vCPU slept in a way only its owner can end.
+    asleep_forever: AtomicBool,
+    last_exit: LastExit,
+    immediate_exit: *const AtomicU8,
+}
+
+// SAFETY: `immediate_exit` points into a page shared with the kernel, written atomically alone;
+// `RunningVcpu` uses it only while the thread, and with it the vCPU, exists.
+unsafe impl Send for Shared {}
+// SAFETY: as above.
+unsafe impl Sync for Shared {}
+
+/// A vCPU on its thread.
+pub struct RunningVcpu {
+    thread: JoinHandle<VcpuFd>,
+    shared: Arc<Shared>,
+}
+
+/// Starts vCPU `index` on a thread of its own, named `vcpuN`.
+///
+/// # Errors
+/// The thread cannot be made.
+pub fn start_vcpu(
+    mut fd: VcpuFd,
+    index: u8,
+    run_size: usize,
+    buses: Arc<Buses>,
+    events: Arc<dyn VcpuEvents>,
+) -> Result<RunningVcpu, VcpuError> {
+    catch_interrupts()?;
+    let shared = Arc::new(Shared {
+        stop: AtomicBool::new(false),
+        asleep_forever: AtomicBool::new(false),
+        last_exit: LastExit::default(),
+        immediate_exit: immediate_exit(&mut fd),
+    });
+    let mut vcpu = Vcpu { fd, run_size, buses, events, shared: shared.clone() };
+    let thread = Builder::new()
+        .name(format!("vcpu{index}"))
+        .spawn(move || {
+            let end = vcpu.run();
+            vcpu.events.ended(index, end);
+            vcpu.fd
+        })
+        .map_err(|source| VcpuError::Thread { index, source })?;
+    Ok(RunningVcpu { thread, shared })
+}
+
+/// Lets [`SIGRTMIN`] interrupt KVM_RUN instead of ending the process.
+fn catch_interrupts() -> Result<(), VcpuError> {
+    static CAUGHT: Once = Once::new();
+    let mut result = Ok(());
+    CAUGHT.call_once(|| {
+        // SAFETY: the handler does nothing, which is safe in any context.
+        result = unsafe { signal_hook::low_level::register(SIGRTMIN(), || {}) }.map(drop);
+    });
+    result.map_err(VcpuError::Signal)
+}
+
+impl RunningVcpu {
+    /// The latest exit, for explanations.
+    pub fn last_exit(&self) -> &LastExit {
+        &self.shared.last_exit
+    }
+
+    /// Asks the vCPU to look whether it sleeps for good; the answer is there soon after.
+    pub fn probe_sleep(&self) {
+        self.interrupt();
+    }
+
+    /// Whether the vCPU, when last probed, was halted with interrupts disabled or was never
+    /// started: no event of the guest's own wakes it.
+    pub fn asleep_forever(&self) -> bool {
+        self.shared.asleep_forever.load(Ordering::Acquire)
+    }
+
+    /// Stops the vCPU, waits for its thread and returns its descriptor.
+    pub fn stop(self) -> Option<VcpuFd> {
+        self.shared.stop.store(true, Ordering::SeqCst);
+        self.interrupt();
+        self.thread.join().ok()
+    }
+
+    /// Makes the vCPU leave the guest, whether it is inside KVM_RUN or about to enter.
+    fn interrupt(&self) {
+        if self.thread.is_finished() {
+            return;
+        }
+        // SAFETY: the thread returns the vCPU through its join handle, which `self` still owns:
+        // the vCPU exists.
+        unsafe { set_immediate_exit(self.shared.immediate_exit, 1) };
+        // Fails only when the thread has just ended.
+        let _ = self.thread.kill(SIGRTMIN());
+    }
+}
+
+struct Vcpu {
+    fd: VcpuFd,
+    run_size: usize,
+    buses: Arc<Buses>,
+    events: Arc<dyn VcpuEvents>,
+    shared: Arc<Shared>,
+}
+
+impl Vcpu {
+    fn run(&mut self) -> VcpuEnd {
+        loop {
+            if self.shared.stop.load(Ordering::SeqCst) || self.events.ending() {
+                return VcpuEnd::Stopped;
+            }
+            if let Some(end) = self.run_once() {
+                return end;
+            }
+        }
+    }
+
+    /// Runs the guest up to its next exit, and answers that.
+    fn run_once(&mut self) -> Option<VcpuEnd> {
+        let last = &self.shared.last_exit;
+        match self.fd.run() {
+            Ok(VcpuExit::IoIn(..) | VcpuExit::IoOut(..)) => return self.port_access(),
+            Ok(VcpuExit::MmioRead(addr, data)) => {
+                last.mmio(addr);
+                self.buses.mmio.read(addr, data);
+            }
+            Ok(VcpuExit::MmioWrite(addr, data)) => {
+                last.mmio(addr);
+                self.buses.mmio.write(addr, data);
+            }
+            Ok(VcpuExit::Hlt) => {
+                last.other(KVM_EXIT_HLT);
+                return Some(VcpuEnd::Halted);
+            }
+            Ok(VcpuExit::Shutdown) => {
+                last.other(KVM_EXIT_SHUTDOWN);
+                return Some(VcpuEnd::TripleFault);
+            }
+            Ok(VcpuExit::Intr) => {}
+            Ok(_) => return Some(self.unexpected()),
+            Err(e) => match Errno::from_raw_os_error(e.errno()) {
+                Errno::INTR => self.interrupted(),
+                Errno::AGAIN => {}
+                error => return Some(VcpuEnd::Kvm(format!("KVM_RUN failed: {error}"))),
+            },
+        }
+        None
+    }
+
+    /// Answers a port access, element by element: a string instruction makes many in one exit.
+    fn port_access(&mut self) -> Option<VcpuEnd> {
+        let Some(io) = port_io(&mut self.fd, self.run_size) else {
+            return Some(self.unexpected());
+        };
+        self.shared.last_exit.port(io.port);
+        for element in io.elements {
+            if io.out {
+                self.buses.pio.write(io.port.into(), element);
+            } else {
+                self.buses.pio.read(io.port.into(), element);
+            }
+        }
+        None
+    }
+
+    fn unexpected(&mut self) -> VcpuEnd {
+        let run = self.fd.get_kvm_run();
+        self.shared.last_exit.other(run.exit_reason);
+        VcpuEnd::Kvm(describe(run))
+    }
+
+    /// Clears the interruption before the reasons for it are looked at, so that none is lost.
+    fn interrupted(&mut self) {
+        self.fd.set_kvm_immediate_exit(0);
+        let asleep = self.sleeps_forever();
+        self.shared.asleep_forever.store(asleep, Ordering::Release);
+    }
+
+    fn sleeps_forever(&self) -> bool {
+        let Ok(state) = self.fd.get_mp_state() else { return false };
+        match state.mp_state {
+            KVM_MP_STATE_UNINITIALIZED | KVM_MP_STATE_INIT_RECEIVED => true,
+            KVM_MP_STATE_HALTED => {
+                self.fd.get_regs().is_ok_and(|regs| regs.rflags & RFLAGS_IF == 0)
+            }
+            _ => false,
+        }
+    }
+}
