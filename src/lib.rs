@@ -1,6 +1,7 @@
 //! A lightweight KVM-backed hypervisor.
 
 pub mod bus;
+pub mod config;
 pub mod devices;
 pub mod kvm;
 pub mod memory;

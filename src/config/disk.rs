@@ -1,0 +1,87 @@
+//! A disk of the guest.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use super::{KeyValueError, parse_key_values};
+
+/// A disk backed by a raw image file: `--disk path=,readonly=,id=` or a `[[disk]]` of the file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Disk {
+    /// The image: a regular file, read as raw sectors whatever it contains.
+    pub path: PathBuf,
+    /// Whether the guest may only read; the file is then opened without write access.
+    #[serde(default)]
+    pub readonly: bool,
+    /// What the guest reads as the disk's serial number (virtio 1.3 section 5.2.6), at most
+    /// [`Disk::MAX_ID_LEN`] printable ASCII bytes. Derived from the position when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+}
+
+impl Disk {
+    /// Length of the reply to `VIRTIO_BLK_T_GET_ID` in bytes (virtio 1.3 section 5.2.6).
+    pub const MAX_ID_LEN: usize = 20;
+
+    /// Whether the guest can be shown `id` as a serial number: 1 to [`Disk::MAX_ID_LEN`] printable
+    /// ASCII bytes without a space.
+    pub fn is_valid_id(id: &str) -> bool {
+        (1..=Self::MAX_ID_LEN).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_graphic())
+    }
+}
+
+impl FromStr for Disk {
+    type Err = KeyValueError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        parse_key_values(text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flag_form_reads_every_key() {
+        let disk: Disk = "path=/a b.img,readonly=on,id=data".parse().expect("valid");
+        assert_eq!(
+            disk,
+            Disk { path: "/a b.img".into(), readonly: true, id: Some("data".to_owned()) }
+        );
+    }
+
+    #[test]
+    fn doubled_comma_stands_for_a_comma_in_the_path() {
+        let disk: Disk = "path=a,,b.img,readonly=off".parse().expect("valid");
+        assert_eq!(disk.path, PathBuf::from("a,b.img"));
+        assert!(!disk.readonly);
+    }
+
+    #[test]
+    fn missing_path_is_named() {
+        let error = "readonly=on".parse::<Disk>().expect_err("path is required");
+        assert_eq!(error.to_string(), "missing key `path`");
+    }
+
+    #[test]
+    fn unknown_key_lists_the_known_ones() {
+        let error = "path=a,direct=on".parse::<Disk>().expect_err("unknown");
+        assert_eq!(
+            error.to_string(),
+            "unknown key `direct`, expected one of `path`, `readonly`, `id`"
+        );
+    }
+
+    #[test]
+    fn id_bounds_are_one_and_twenty_bytes() {
+        assert!(Disk::is_valid_id("a"));
+        assert!(Disk::is_valid_id(&"a".repeat(20)));
+        for bad in ["", "a b", "a\n", "é", &"a".repeat(21)] {
+            assert!(!Disk::is_valid_id(bad), "{bad:?}");
+        }
+    }
+}

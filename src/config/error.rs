@@ -1,0 +1,131 @@
+//! Why a configuration cannot be used.
+
+use std::path::PathBuf;
+
+use thiserror::Error;
+
+use super::{
+    Disk, FileError, MAX_CMDLINE_LEN, MAX_CPUS, MAX_VIRTIO_DEVICES, MEMORY_STEP, MIN_MEMORY,
+    MemorySize, Net,
+};
+
+/// Why a configuration cannot be used.
+#[derive(Debug, Error)]
+pub enum ConfigError {
+    /// A configuration file could not be opened or read.
+    #[error("read configuration")]
+    File(#[from] FileError),
+    /// The file's name does not say its form.
+    #[error("configuration {} is neither .toml nor .json", .0.display())]
+    Extension(PathBuf),
+    /// The file is beyond [`super::MAX_FILE_LEN`].
+    #[error("configuration {} is larger than 1 MiB", .0.display())]
+    FileTooLarge(PathBuf),
+    /// The file says something that is not understood.
+    #[error("{}:{line}:{column}: {message}", path.display())]
+    Syntax {
+        /// The file.
+        path: PathBuf,
+        /// Line, counted from 1.
+        line: usize,
+        /// Column in bytes, counted from 1.
+        column: usize,
+        /// What is wrong there.
+        message: String,
+    },
+    /// Neither the flags nor a file name a kernel.
+    #[error("no kernel given")]
+    NoKernel,
+    /// A path is empty.
+    #[error("the path of the {0} is empty")]
+    EmptyPath(&'static str),
+    /// The number of CPUs is out of range.
+    #[error("cpus is {0}, a machine has 1 to {MAX_CPUS}")]
+    Cpus(u64),
+    /// Too little memory to start Linux.
+    #[error("memory is {0}, a machine has at least {MIN_MEMORY}")]
+    MemoryTooSmall(MemorySize),
+    /// The memory cannot be backed by huge pages.
+    #[error("memory is {0}, which is not a multiple of {MEMORY_STEP}")]
+    MemoryStep(MemorySize),
+    /// More memory than the host has.
+    #[error("memory is {wanted}, this host has {} MiB", .host.bytes() >> 20)]
+    MemoryBeyondHost {
+        /// What was asked for.
+        wanted: MemorySize,
+        /// What the host has.
+        host: MemorySize,
+    },
+    /// The kernel command line does not fit.
+    #[error("the kernel command line is {0} bytes, Linux takes at most {MAX_CMDLINE_LEN}")]
+    CmdlineTooLong(usize),
+    /// The kernel command line holds a NUL or another control character.
+    #[error("the kernel command line contains the control character {0:?}")]
+    CmdlineControl(char),
+    /// The root filesystem is to be read-only, but there is none.
+    #[error("rootfs-readonly is set but there is no rootfs")]
+    ReadonlyWithoutRootfs,
+    /// More devices than the machine has slots.
+    #[error(
+        "{0} virtio devices (disks, networks, entropy), a machine has at most {MAX_VIRTIO_DEVICES}"
+    )]
+    TooManyDevices(usize),
+    /// A disk id that the guest cannot be shown.
+    #[error("disk id {0:?} is not 1 to {max} printable ASCII characters", max = Disk::MAX_ID_LEN)]
+    DiskId(String),
+    /// Two disks have one id.
+    #[error("two disks have the id {0:?}")]
+    DuplicateDiskId(String),
+    /// One image is given twice and a guest could write to it.
+    #[error("{} is given as a disk twice, and not read-only both times", .0.display())]
+    SharedWritableDisk(PathBuf),
+    /// Not the name of a network interface.
+    #[error("tap {0:?} is not an interface name of 1 to {max} characters", max = Net::MAX_TAP_LEN)]
+    TapName(String),
+    /// Two networks use one TAP interface.
+    #[error("two networks use the tap {0:?}")]
+    DuplicateTap(String),
+    /// The MTU is out of range.
+    #[error("mtu is {0}, a tap takes {min} to {max}", min = Net::MIN_MTU, max = Net::MAX_MTU)]
+    Mtu(u16),
+}
+
+impl ConfigError {
+    /// What the user can do about it, where there is more to say than the error itself does.
+    pub fn hint(&self) -> Option<String> {
+        let text = match self {
+            Self::File(error) => return error.hint(),
+            Self::Extension(_) => "name the file vm.toml or vm.json",
+            Self::FileTooLarge(_) => "a configuration takes a few lines; is this the right file?",
+            Self::Syntax { .. } => "docs/configuration.md lists the keys",
+            Self::NoKernel => {
+                "give --kernel vmlinux or a --config file with a kernel key; see vmm --help"
+            }
+            Self::EmptyPath(_) => "give the path of an ordinary file",
+            Self::Cpus(_) => "leave --cpus out for one CPU",
+            Self::MemoryTooSmall(_) => "use --memory 256M for an ordinary guest",
+            Self::MemoryStep(size) => return Some(nearest_steps(*size)),
+            Self::MemoryBeyondHost { .. } => {
+                "ask for less; guest memory is taken from the host only as the guest touches it"
+            }
+            Self::CmdlineTooLong(_) => "shorten --cmdline or --append",
+            Self::CmdlineControl(_) => "separate the words of --cmdline and --append by spaces",
+            Self::ReadonlyWithoutRootfs => "give --rootfs IMG, or --disk path=IMG,readonly=on",
+            Self::TooManyDevices(_) => "join small disks into one image",
+            Self::DiskId(_) | Self::DuplicateDiskId(_) => "give each disk its own id=NAME",
+            Self::SharedWritableDisk(_) => "add readonly=on to both, or copy the image",
+            Self::TapName(_) => "use a name such as tap0",
+            Self::DuplicateTap(_) => "give each --net its own tap=NAME",
+            Self::Mtu(_) => "leave mtu= out for the usual 1500",
+        };
+        Some(text.to_owned())
+    }
+}
+
+/// Names the sizes below and above that would do.
+fn nearest_steps(size: MemorySize) -> String {
+    let step = MEMORY_STEP.bytes();
+    let below = size.bytes().saturating_sub(size.bytes().checked_rem(step).unwrap_or(0));
+    let above = below.saturating_add(step);
+    format!("use {} or {}", MemorySize::from_bytes(below), MemorySize::from_bytes(above))
+}

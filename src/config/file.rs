@@ -1,0 +1,130 @@
+//! Opening files that a user names, without being stopped by what they turn out to be.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FileType, Mode, OFlags};
+use thiserror::Error;
+
+/// Opens the regular file `path` for reading, or for reading and writing.
+///
+/// Never blocks: a FIFO without a writer, a device or a directory is refused by name. Symbolic
+/// links are followed.
+///
+/// # Errors
+/// When the file cannot be opened or is not a regular file.
+pub fn open_regular(path: &Path, writable: bool) -> Result<File, FileError> {
+    let access = if writable { OFlags::RDWR } else { OFlags::RDONLY };
+    // NONBLOCK returns at once from a FIFO; it has no effect on a regular file.
+    let flags = access | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let open_error =
+        |errno: rustix::io::Errno| FileError::Open { path: path.to_owned(), source: errno.into() };
+    let fd = match rustix::fs::open(path, flags, Mode::empty()) {
+        Ok(fd) => fd,
+        // What these say of a FIFO, a socket or a directory is less clear than its kind.
+        Err(errno) => {
+            let kind = rustix::fs::stat(path).map(|stat| FileType::from_raw_mode(stat.st_mode));
+            return Err(match kind {
+                Ok(kind) if kind != FileType::RegularFile => not_regular(path, kind),
+                _ => open_error(errno),
+            });
+        }
+    };
+    let stat = rustix::fs::fstat(&fd).map_err(open_error)?;
+    match FileType::from_raw_mode(stat.st_mode) {
+        FileType::RegularFile => Ok(File::from(fd)),
+        kind => Err(not_regular(path, kind)),
+    }
+}
+
+fn not_regular(path: &Path, kind: FileType) -> FileError {
+    let kind = match kind {
+        FileType::Directory => "a directory",
+        FileType::Fifo => "a FIFO",
+        FileType::Socket => "a socket",
+        FileType::CharacterDevice => "a character device",
+        FileType::BlockDevice => "a block device",
+        _ => "of an unknown kind",
+    };
+    FileError::NotRegular { path: path.to_owned(), kind }
+}
+
+/// Why a file named by the user cannot be used.
+#[derive(Debug, Error)]
+pub enum FileError {
+    /// The file could not be opened.
+    #[error("open {}", path.display())]
+    Open {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The path leads to something that is not a regular file.
+    #[error("{} is {kind}, not a regular file", path.display())]
+    NotRegular {
+        /// The path as given.
+        path: PathBuf,
+        /// What it is, with its article.
+        kind: &'static str,
+    },
+}
+
+impl FileError {
+    /// What the user can do about it.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Open { source, .. } => match source.kind() {
+                std::io::ErrorKind::NotFound => Some("check the path".to_owned()),
+                std::io::ErrorKind::PermissionDenied => {
+                    Some("check the owner and mode of the file and of its directories".to_owned())
+                }
+                _ => None,
+            },
+            Self::NotRegular { .. } => Some("give the path of an ordinary file".to_owned()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_a_regular_file_is_refused_by_kind_without_blocking() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let fifo = dir.path().join("fifo");
+        rustix::fs::mkfifoat(rustix::fs::CWD, &fifo, Mode::RUSR | Mode::WUSR).expect("fifo");
+        let socket = dir.path().join("socket");
+        let _listener = std::os::unix::net::UnixListener::bind(&socket).expect("socket");
+        for (path, kind) in [
+            (dir.path(), "a directory"),
+            (&fifo, "a FIFO"),
+            (&socket, "a socket"),
+            (Path::new("/dev/zero"), "a character device"),
+        ] {
+            for writable in [false, true] {
+                let error = open_regular(path, writable).expect_err(kind).to_string();
+                assert!(error.contains(kind), "{error}");
+            }
+        }
+    }
+
+    #[test]
+    fn symbolic_link_to_a_regular_file_is_followed() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let (file, link) = (dir.path().join("file"), dir.path().join("link"));
+        std::fs::write(&file, b"x").expect("write");
+        std::os::unix::fs::symlink(&file, &link).expect("link");
+        assert!(open_regular(&link, false).is_ok());
+    }
+
+    #[test]
+    fn missing_file_is_named_and_keeps_its_cause() {
+        let error = open_regular(Path::new("/no/such/file"), false).expect_err("missing");
+        assert_eq!(error.to_string(), "open /no/such/file");
+        assert!(std::error::Error::source(&error).is_some());
+        assert!(error.hint().is_some());
+    }
+}

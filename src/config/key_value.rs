@@ -1,0 +1,212 @@
+//! The `key=value,key=value` form of a flag, read into the same structs as the configuration file.
+
+use std::fmt::Display;
+
+use serde::de::value::MapDeserializer;
+use serde::de::{self, DeserializeOwned, IntoDeserializer, Visitor};
+use serde::forward_to_deserialize_any;
+use thiserror::Error;
+
+/// Why a `key=value,...` text was refused; reads as the end of a sentence about the flag.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("{0}")]
+pub struct KeyValueError(String);
+
+/// Reads `key=value,...` into `T`, whose fields are the known keys.
+///
+/// A comma inside a value is written twice. Switches are `on` and `off` (or `true` and `false`).
+///
+/// # Errors
+/// An element that is not `key=value`, a key given twice, unknown or missing, and a value of the
+/// wrong form are refused by name.
+pub fn parse_key_values<T: DeserializeOwned>(text: &str) -> Result<T, KeyValueError> {
+    let pairs = split_elements(text)
+        .into_iter()
+        .map(|element| match element.split_once('=') {
+            Some((key, value)) => {
+                let pair = (key.to_owned(), value.to_owned());
+                Ok((pair.0.clone(), Value { key: pair.0, text: pair.1 }))
+            }
+            None => Err(KeyValueError(format!(
+                "`{element}` is not key=value (a comma inside a value is written twice)"
+            ))),
+        })
+        .collect::<Result<Vec<_>, _>>()?;
+    T::deserialize(MapDeserializer::new(pairs.into_iter()))
+}
+
+/// Reads `on` or `off` (or `true` or `false`).
+///
+/// # Errors
+/// Anything else is refused.
+pub fn parse_switch(text: &str) -> Result<bool, KeyValueError> {
+    match text {
+        "on" | "true" => Ok(true),
+        "off" | "false" => Ok(false),
+        _ => Err(KeyValueError(format!("`{text}` is neither `on` nor `off`"))),
+    }
+}
+
+/// Splits at single commas; a doubled comma becomes one comma of the element.
+fn split_elements(text: &str) -> Vec<String> {
+    let mut elements = Vec::new();
+    let mut element = String::new();
+    let mut chars = text.chars().peekable();
+    while let Some(c) = chars.next() {
+        if c != ',' {
+            element.push(c);
+        } else if chars.next_if_eq(&',').is_some() {
+            element.push(',');
+        } else {
+            elements.push(std::mem::take(&mut element));
+        }
+    }
+    elements.push(element);
+    elements
+}
+
+/// The text after `key=`, read as whatever type the field has.
+struct Value {
+    key: String,
+    text: String,
+}
+
+impl Value {
+    fn parse_number<T: std::str::FromStr>(&self) -> Result<T, KeyValueError> {
+        self.text.parse().map_err(|_| {
+            KeyValueError(format!(
+                "`{}` is not a number of the range that `{}` has",
+                self.text, self.key
+            ))
+        })
+    }
+
+    /// Says which key a reason is about.
+    fn naming_key<T>(key: &str, result: Result<T, KeyValueError>) -> Result<T, KeyValueError> {
+        result.map_err(|KeyValueError(reason)| KeyValueError(format!("{key}: {reason}")))
+    }
+}
+
+impl IntoDeserializer<'_, KeyValueError> for Value {
+    type Deserializer = Self;
+
+    fn into_deserializer(self) -> Self {
+        self
+    }
+}
+
+impl<'de> de::Deserializer<'de> for Value {
+    type Error = KeyValueError;
+
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, KeyValueError> {
+        visitor.visit_string(self.text)
+    }
+
+    fn deserialize_bool<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, KeyValueError> {
+        visitor.visit_bool(Self::naming_key(&self.key, parse_switch(&self.text))?)
+    }
+
+    fn deserialize_u16<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, KeyValueError> {
+        visitor.visit_u16(self.parse_number()?)
+    }
+
+    fn deserialize_u64<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, KeyValueError> {
+        visitor.visit_u64(self.parse_number()?)
+    }
+
+    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, KeyValueError> {
+        let key = self.key.clone();
+        Self::naming_key(&key, visitor.visit_some(self))
+    }
+
+    fn deserialize_newtype_struct<V: Visitor<'de>>(
+        self,
+        _name: &'static str,
+        visitor: V,
+    ) -> Result<V::Value, KeyValueError> {
+        visitor.visit_newtype_struct(self)
+    }
+
+    forward_to_deserialize_any! {
+        i8 i16 i32 i64 i128 u8 u32 u128 f32 f64 char str string bytes byte_buf unit unit_struct
+        seq tuple tuple_struct map struct enum identifier ignored_any
+    }
+}
+
+impl de::Error for KeyValueError {
+    fn custom<T: Display>(message: T) -> Self {
+        Self(message.to_string())
+    }
+
+    fn unknown_field(field: &str, expected: &'static [&'static str]) -> Self {
+        let known: Vec<_> = expected.iter().map(|name| format!("`{name}`")).collect();
+        Self(format!("unknown key `{field}`, expected one of {}", known.join(", ")))
+    }
+
+    fn missing_field(field: &'static str) -> Self {
+        Self(format!("missing key `{field}`"))
+    }
+
+    fn duplicate_field(field: &'static str) -> Self {
+        Self(format!("key `{field}` is given twice"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::{Disk, Net};
+
+    fn disk_error(text: &str) -> String {
+        text.parse::<Disk>().expect_err(text).to_string()
+    }
+
+    #[test]
+    fn elements_that_are_not_pairs_are_named() {
+        for (text, named) in [("", "``"), ("disk.img", "`disk.img`"), ("path=a,", "``")] {
+            let error = disk_error(text);
+            assert!(error.contains(named) && error.contains("not key=value"), "{error}");
+        }
+    }
+
+    #[test]
+    fn key_given_twice_is_refused() {
+        assert_eq!(disk_error("path=a,path=b"), "key `path` is given twice");
+    }
+
+    #[test]
+    fn switch_that_is_neither_on_nor_off_is_refused_with_its_key() {
+        let error = disk_error("path=a,readonly=maybe");
+        assert_eq!(error, "readonly: `maybe` is neither `on` nor `off`");
+    }
+
+    #[test]
+    fn number_beyond_its_field_is_refused_with_its_key() {
+        for mtu in ["65536", "-1", "1.5", "", "18446744073709551616"] {
+            let error = format!("tap=t,mtu={mtu}").parse::<Net>().expect_err(mtu);
+            assert!(error.to_string().contains("mtu"), "{error}");
+        }
+    }
+
+    #[test]
+    fn value_may_contain_an_equals_sign() {
+        let disk: Disk = "path=a=b".parse().expect("valid");
+        assert_eq!(disk.path, std::path::Path::new("a=b"));
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_parsed_or_refused_without_panic(text in "(path=|tap=|mac=|mtu=|,|=|\\PC){0,30}") {
+            let _ = text.parse::<Disk>();
+            let _ = text.parse::<Net>();
+        }
+
+        #[test]
+        fn any_path_survives_with_its_commas_doubled(path in "\\PC{1,40}") {
+            let text = format!("readonly=on,path={}", path.replace(',', ",,"));
+            let disk: Disk = text.parse().expect("escaped");
+            prop_assert_eq!(disk.path, std::path::PathBuf::from(path));
+        }
+    }
+}

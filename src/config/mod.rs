@@ -1,0 +1,160 @@
+//! What the user asked for, as plain data: one struct per noun, shared by the configuration file,
+//! the command line and the constructors of the devices.
+//!
+//! A [`PartialConfig`] is read from the file and another from the flags; [`PartialConfig::over`]
+//! lays one over the other, [`PartialConfig::resolve`] fills in the defaults and
+//! [`VmConfig::validate`] refuses what cannot work. Nothing here touches the host except reading
+//! the file in [`load`] and the host's limits in [`Host::read`].
+
+mod disk;
+mod error;
+mod file;
+mod key_value;
+mod load;
+mod net;
+mod partial;
+mod size;
+mod validate;
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+pub use disk::Disk;
+pub use error::ConfigError;
+pub use file::{FileError, open_regular};
+pub use key_value::{KeyValueError, parse_key_values, parse_switch};
+pub use load::{MAX_FILE_LEN, load};
+pub use net::{MacAddress, MacAddressError, Net};
+pub use partial::PartialConfig;
+pub use size::{MemorySize, MemorySizeError};
+pub use validate::Host;
+
+/// Most virtual CPUs one machine can have.
+pub const MAX_CPUS: u8 = 64;
+
+/// Least guest memory with which a Linux guest is worth starting.
+pub const MIN_MEMORY: MemorySize = MemorySize::from_mib(32);
+
+/// Guest memory comes in steps of this size, so that all of it can be backed by huge pages.
+pub const MEMORY_STEP: MemorySize = MemorySize::from_mib(2);
+
+/// Longest kernel command line in bytes, without its terminating NUL (`COMMAND_LINE_SIZE` of
+/// Linux on x86 is 2048, NUL included).
+pub const MAX_CMDLINE_LEN: usize = 2047;
+
+/// Most virtio devices of one machine: each takes an MMIO window and an interrupt line.
+pub const MAX_VIRTIO_DEVICES: usize = 19;
+
+/// A virtual machine as the user wants it.
+///
+/// Made by [`PartialConfig::resolve`]; [`VmConfig::validate`] says whether it can be built.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct VmConfig {
+    /// The guest kernel: an uncompressed ELF `vmlinux` or a `bzImage`.
+    pub kernel: PathBuf,
+    /// How the kernel is entered.
+    pub boot_protocol: BootProtocol,
+    /// Initial RAM disk handed to the kernel.
+    pub initrd: Option<PathBuf>,
+    /// Kernel command line that replaces the default one.
+    pub cmdline: Option<String>,
+    /// Words added after the command line.
+    pub append: Option<String>,
+    /// Raw image of the root filesystem, the first disk of the guest.
+    pub rootfs: Option<PathBuf>,
+    /// Whether the root filesystem is opened and mounted read-only.
+    pub rootfs_readonly: bool,
+    /// Number of virtual CPUs, 1 to [`MAX_CPUS`].
+    pub cpus: u8,
+    /// Guest memory.
+    pub memory: MemorySize,
+    /// Further disks, in the order in which the guest sees them.
+    #[serde(rename = "disk")]
+    pub disks: Vec<Disk>,
+    /// Network interfaces, in the order in which the guest sees them.
+    #[serde(rename = "net")]
+    pub nets: Vec<Net>,
+    /// What the guest's serial port is connected to.
+    pub console: Console,
+    /// Whether the guest is described by ACPI tables; otherwise by an MP table and the command
+    /// line.
+    pub acpi: bool,
+}
+
+impl VmConfig {
+    /// Every disk of the guest in order, each with its id filled in: the root filesystem, where
+    /// there is one, as `rootfs`, then the disks as `disk0`, `disk1` and so on unless named.
+    pub fn drives(&self) -> Vec<Disk> {
+        let rootfs = self.rootfs.iter().map(|path| Disk {
+            path: path.clone(),
+            readonly: self.rootfs_readonly,
+            id: Some("rootfs".to_owned()),
+        });
+        let disks = self.disks.iter().enumerate().map(|(index, disk)| Disk {
+            id: Some(disk.id.clone().unwrap_or_else(|| format!("disk{index}"))),
+            ..disk.clone()
+        });
+        rootfs.chain(disks).collect()
+    }
+}
+
+/// How the guest kernel is entered.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum BootProtocol {
+    /// PVH when the kernel carries its note, otherwise the 64-bit protocol.
+    #[default]
+    Auto,
+    /// The 32-bit entry of the Xen PVH note.
+    Pvh,
+    /// The 64-bit entry of the Linux boot protocol.
+    Linux64,
+}
+
+/// What the guest's serial port is connected to.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Console {
+    /// Standard input and output; Ctrl-a x leaves.
+    #[default]
+    Serial,
+    /// Nothing: the guest's output is only kept for the report of a failed boot.
+    Off,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn drives_yields_the_rootfs_first_and_fills_in_ids() {
+        let config = PartialConfig {
+            kernel: Some("vmlinux".into()),
+            rootfs: Some("root.img".into()),
+            rootfs_readonly: Some(true),
+            disk: vec![
+                Disk { path: "a".into(), readonly: false, id: Some("data".into()) },
+                Disk { path: "b".into(), readonly: true, id: None },
+            ],
+            ..PartialConfig::default()
+        }
+        .resolve()
+        .expect("a kernel is given");
+
+        let drives: Vec<_> = config
+            .drives()
+            .into_iter()
+            .map(|disk| (disk.id.unwrap_or_default(), disk.path, disk.readonly))
+            .collect();
+        assert_eq!(
+            drives,
+            [
+                ("rootfs".to_owned(), PathBuf::from("root.img"), true),
+                ("data".to_owned(), PathBuf::from("a"), false),
+                ("disk1".to_owned(), PathBuf::from("b"), true),
+            ]
+        );
+    }
+}

@@ -1,0 +1,246 @@
+//! Refusing what cannot work before anything is opened.
+
+use std::collections::HashSet;
+
+use super::{
+    ConfigError, Disk, MAX_CMDLINE_LEN, MAX_CPUS, MAX_VIRTIO_DEVICES, MEMORY_STEP, MIN_MEMORY,
+    MemorySize, Net, VmConfig,
+};
+
+/// What a configuration is measured against.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Host {
+    /// Memory of the host.
+    pub memory: MemorySize,
+}
+
+impl Host {
+    /// The host this process runs on.
+    pub fn read() -> Self {
+        let info = rustix::system::sysinfo();
+        let memory = info.totalram.saturating_mul(u64::from(info.mem_unit));
+        Self { memory: MemorySize::from_bytes(memory) }
+    }
+}
+
+impl VmConfig {
+    /// Refuses what cannot be built on `host`, before any file is opened or anything is created.
+    ///
+    /// # Errors
+    /// The first thing that is wrong, as a sentence with the numbers in it.
+    pub fn validate(&self, host: &Host) -> Result<(), ConfigError> {
+        self.validate_sizes(host)?;
+        self.validate_cmdline()?;
+        self.validate_paths()?;
+        self.validate_disks()?;
+        self.validate_nets()?;
+        // One more for the entropy source that every machine has.
+        let devices = self.drives().len().saturating_add(self.nets.len()).saturating_add(1);
+        refuse_if(devices > MAX_VIRTIO_DEVICES, || ConfigError::TooManyDevices(devices))
+    }
+
+    fn validate_sizes(&self, host: &Host) -> Result<(), ConfigError> {
+        let (cpus, memory) = (self.cpus, self.memory);
+        refuse_if(!(1..=MAX_CPUS).contains(&cpus), || ConfigError::Cpus(cpus.into()))?;
+        refuse_if(memory < MIN_MEMORY, || ConfigError::MemoryTooSmall(memory))?;
+        refuse_if(!memory.bytes().is_multiple_of(MEMORY_STEP.bytes()), || {
+            ConfigError::MemoryStep(memory)
+        })?;
+        refuse_if(memory > host.memory, || ConfigError::MemoryBeyondHost {
+            wanted: memory,
+            host: host.memory,
+        })
+    }
+
+    fn validate_cmdline(&self) -> Result<(), ConfigError> {
+        let parts: Vec<&str> =
+            [&self.cmdline, &self.append].into_iter().flatten().map(|s| &**s).collect();
+        let text = parts.join(" ");
+        refuse_if(text.len() > MAX_CMDLINE_LEN, || ConfigError::CmdlineTooLong(text.len()))?;
+        match text.chars().find(|c| c.is_control()) {
+            Some(c) => Err(ConfigError::CmdlineControl(c)),
+            None => Ok(()),
+        }
+    }
+
+    fn validate_paths(&self) -> Result<(), ConfigError> {
+        let named = [
+            ("kernel", Some(&self.kernel)),
+            ("initrd", self.initrd.as_ref()),
+            ("rootfs", self.rootfs.as_ref()),
+        ];
+        let disks = self.disks.iter().map(|disk| ("disk", Some(&disk.path)));
+        for (noun, path) in named.into_iter().chain(disks) {
+            let empty = path.is_some_and(|path| path.as_os_str().is_empty());
+            refuse_if(empty, || ConfigError::EmptyPath(noun))?;
+        }
+        refuse_if(self.rootfs_readonly && self.rootfs.is_none(), || {
+            ConfigError::ReadonlyWithoutRootfs
+        })
+    }
+
+    fn validate_disks(&self) -> Result<(), ConfigError> {
+        let drives = self.drives();
+        let mut ids = HashSet::new();
+        for id in drives.iter().filter_map(|drive| drive.id.as_deref()) {
+            refuse_if(!Disk::is_valid_id(id), || ConfigError::DiskId(id.to_owned()))?;
+            refuse_if(!ids.insert(id), || ConfigError::DuplicateDiskId(id.to_owned()))?;
+        }
+        for (index, drive) in drives.iter().enumerate() {
+            let shared = drives
+                .iter()
+                .skip(index.saturating_add(1))
+                .any(|other| other.path == drive.path && !(drive.readonly && other.readonly));
+            refuse_if(shared, || ConfigError::SharedWritableDisk(drive.path.clone()))?;
+        }
+        Ok(())
+    }
+
+    fn validate_nets(&self) -> Result<(), ConfigError> {
+        let mut taps = HashSet::new();
+        for net in &self.nets {
+            let tap = &net.tap;
+            refuse_if(!Net::is_valid_tap(tap), || ConfigError::TapName(tap.clone()))?;
+            refuse_if(!taps.insert(tap), || ConfigError::DuplicateTap(tap.clone()))?;
+            if let Some(mtu) = net.mtu {
+                let fits = (Net::MIN_MTU..=Net::MAX_MTU).contains(&mtu);
+                refuse_if(!fits, || ConfigError::Mtu(mtu))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn refuse_if(bad: bool, error: impl FnOnce() -> ConfigError) -> Result<(), ConfigError> {
+    if bad { Err(error()) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::PartialConfig;
+    use super::*;
+
+    const HOST: Host = Host { memory: MemorySize::from_mib(4096) };
+
+    fn refused(change: impl FnOnce(&mut VmConfig)) -> String {
+        let mut config = valid();
+        change(&mut config);
+        let error = config.validate(&HOST).expect_err("refused");
+        assert!(error.hint().is_some(), "{error}");
+        error.to_string()
+    }
+
+    fn valid() -> VmConfig {
+        let config = PartialConfig { kernel: Some("vmlinux".into()), ..PartialConfig::default() };
+        config.resolve().expect("a kernel is enough")
+    }
+
+    fn disk(path: &str, readonly: bool, id: Option<&str>) -> Disk {
+        Disk { path: path.into(), readonly, id: id.map(str::to_owned) }
+    }
+
+    fn net(tap: &str, mtu: Option<u16>) -> Net {
+        Net { tap: tap.to_owned(), mac: None, mtu }
+    }
+
+    #[test]
+    fn the_least_and_the_largest_machine_are_accepted() {
+        let mut config = valid();
+        config.memory = MIN_MEMORY;
+        config.validate(&HOST).expect("least");
+        config.memory = HOST.memory;
+        config.cpus = MAX_CPUS;
+        config.cmdline = Some("x".repeat(MAX_CMDLINE_LEN));
+        config.disks = (0..16).map(|n| disk(&format!("d{n}"), false, None)).collect();
+        config.nets = vec![net("tap0", Some(Net::MIN_MTU)), net("tap1", Some(Net::MAX_MTU))];
+        config.validate(&HOST).expect("largest");
+    }
+
+    /// K7: sizes and counts of nothing, beyond the host and near overflow.
+    #[test]
+    fn sizes_out_of_range_are_refused_with_their_numbers() {
+        let memory = |bytes| move |c: &mut VmConfig| c.memory = MemorySize::from_bytes(bytes);
+        assert_eq!(refused(memory(0)), "memory is 0B, a machine has at least 32M");
+        assert_eq!(refused(memory(1 << 20)), "memory is 1M, a machine has at least 32M");
+        assert_eq!(refused(memory(33 << 20)), "memory is 33M, which is not a multiple of 2M");
+        assert_eq!(refused(memory((4096 + 2) << 20)), "memory is 4098M, this host has 4096 MiB");
+        assert!(refused(memory(u64::MAX - (2 << 20) + 1)).contains("this host has"));
+        assert_eq!(refused(|c| c.cpus = 0), "cpus is 0, a machine has 1 to 64");
+        assert_eq!(refused(|c| c.cpus = 65), "cpus is 65, a machine has 1 to 64");
+    }
+
+    /// K6: a command line that is too long or would be cut or split by the guest.
+    #[test]
+    fn cmdline_too_long_or_with_control_characters_is_refused() {
+        let long = refused(|c| c.cmdline = Some("x".repeat(2048)));
+        assert!(long.contains("2048 bytes"), "{long}");
+        let both = refused(|c| {
+            c.cmdline = Some("x".repeat(1024));
+            c.append = Some("y".repeat(1023));
+        });
+        assert!(both.contains("2048 bytes"), "{both}");
+        for bad in ["a\0b", "a\nb", "a\rb", "a\u{1b}b"] {
+            let error = refused(|c| c.append = Some(bad.to_owned()));
+            assert!(error.contains("control character") && !error.contains('\n'), "{error}");
+        }
+    }
+
+    #[test]
+    fn disks_that_clash_are_refused() {
+        let ids =
+            refused(|c| c.disks = vec![disk("a", true, Some("x")), disk("b", true, Some("x"))]);
+        assert_eq!(ids, "two disks have the id \"x\"");
+        let derived =
+            refused(|c| c.disks = vec![disk("a", true, Some("disk1")), disk("b", true, None)]);
+        assert_eq!(derived, "two disks have the id \"disk1\"");
+        let shared = refused(|c| c.disks = vec![disk("a", true, None), disk("a", false, None)]);
+        assert!(shared.starts_with("a is given as a disk twice"), "{shared}");
+        let rootfs = refused(|c| {
+            c.rootfs = Some("a".into());
+            c.disks = vec![disk("a", true, None)];
+        });
+        assert!(rootfs.starts_with("a is given as a disk twice"), "{rootfs}");
+        let long = refused(|c| c.disks = vec![disk("a", true, Some(&"x".repeat(21)))]);
+        assert!(long.contains("1 to 20"), "{long}");
+    }
+
+    #[test]
+    fn one_image_may_be_given_twice_read_only() {
+        let mut config = valid();
+        config.disks = vec![disk("a", true, None), disk("a", true, None)];
+        config.validate(&HOST).expect("readers do not disturb each other");
+    }
+
+    #[test]
+    fn networks_that_cannot_be_are_refused() {
+        let twice = refused(|c| c.nets = vec![net("tap0", None), net("tap0", None)]);
+        assert_eq!(twice, "two networks use the tap \"tap0\"");
+        assert!(refused(|c| c.nets = vec![net("a/b", None)]).contains("\"a/b\""));
+        assert!(refused(|c| c.nets = vec![net("tap0", Some(67))]).contains("67"));
+        assert!(refused(|c| c.nets = vec![net("tap0", Some(65522))]).contains("65522"));
+    }
+
+    #[test]
+    fn one_device_too_many_is_refused() {
+        let error = refused(|c| {
+            c.disks = (0..19).map(|n| disk(&format!("d{n}"), false, None)).collect();
+        });
+        assert!(error.starts_with("20 virtio devices"), "{error}");
+    }
+
+    #[test]
+    fn empty_paths_and_a_readonly_rootfs_that_is_not_there_are_refused() {
+        assert_eq!(refused(|c| c.kernel = "".into()), "the path of the kernel is empty");
+        assert_eq!(refused(|c| c.initrd = Some("".into())), "the path of the initrd is empty");
+        assert_eq!(
+            refused(|c| c.disks = vec![disk("", false, None)]),
+            "the path of the disk is empty"
+        );
+        assert!(refused(|c| c.rootfs_readonly = true).contains("there is no rootfs"));
+    }
+
+    #[test]
+    fn this_host_has_memory() {
+        assert!(Host::read().memory > MIN_MEMORY);
+    }
+}
