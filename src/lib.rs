@@ -1,5 +1,6 @@
 //! A lightweight KVM-backed hypervisor.
 
+pub mod arch;
 pub mod bus;
 pub mod config;
 pub mod devices;

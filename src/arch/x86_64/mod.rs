@@ -1,0 +1,14 @@
+//! The x86_64 machine: its address space, its boot protocols, its processors.
+
+mod boot_data;
+mod initrd;
+pub mod layout;
+mod loader;
+mod memory_map;
+mod vcpu;
+
+pub use boot_data::{BootDataError, Entry, write_boot_data};
+pub use initrd::{InitrdError, load_initrd};
+pub use loader::{BootProtocol, KernelError, LoadedKernel, load_kernel};
+pub use memory_map::{memory_regions, virtio_mmio_placement};
+pub use vcpu::{CpuError, HostCpu, configure_vcpu, create_vcpus};
