@@ -1,18 +1,20 @@
 //! What the guest finds in memory when it starts: command line, tables, start information.
 
-use super::loader::BootProtocol;
-use crate::arch::BootData;
+use vm_memory::{Bytes, GuestAddress, GuestMemoryError};
+
+use super::loader::EntryProtocol;
+use super::{acpi, layout, mptable, pvh, zero_page};
+use crate::arch::{BootData, Description, Placement};
 use crate::memory::GuestMemory;
 
 /// Where and how the first vCPU starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Entry {
-    /// The protocol: never [`BootProtocol::Auto`].
-    pub protocol: BootProtocol,
+    pub(super) protocol: EntryProtocol,
     /// Guest physical address of the first instruction.
-    pub address: u64,
-    /// Guest physical address of the start information: `hvm_start_info` or `boot_params`.
-    pub start_info: u64,
+    pub(super) address: u64,
+    /// Guest physical address of `hvm_start_info` or `boot_params`.
+    pub(super) start_info: u64,
 }
 
 /// Why the boot data could not be written.
@@ -27,17 +29,104 @@ pub enum BootDataError {
         /// The most the kernel takes.
         limit: usize,
     },
+    /// The command line has something in it that would end it early.
+    #[error("the kernel command line has a control character at byte {position}")]
+    CmdlineControlCharacter {
+        /// Where it is.
+        position: usize,
+    },
+    /// A number of vCPUs that cannot be described.
+    #[error("{cpus} vCPUs: a guest has 1 to {}", layout::MAX_CPUS)]
+    Cpus {
+        /// The number asked for.
+        cpus: u8,
+    },
+    /// More devices than can be described.
+    #[error("{devices} virtio devices: a guest has at most {}", layout::MAX_VIRTIO_MMIO)]
+    Devices {
+        /// The number asked for.
+        devices: usize,
+    },
+    /// The host has no random numbers for the guest's seed.
+    #[error("get a random seed for the guest")]
+    Seed(#[source] rustix::io::Errno),
+    /// Guest memory has no room for it.
+    #[error("write {what} to guest memory")]
+    Write {
+        /// What was written.
+        what: &'static str,
+        /// Why it failed.
+        #[source]
+        source: GuestMemoryError,
+    },
 }
 
 /// Writes everything the guest finds in its memory at start: the command line, the ACPI tables or the MP
 /// table, and the start information of the kernel's boot protocol.
 ///
-/// With [`Description::Legacy`](crate::arch::Description::Legacy) the virtio devices are named at the
-/// front of the command line.
+/// With [`Description::Legacy`] the virtio devices are named at the front of the command line.
 ///
 /// # Errors
-/// The command line is too long or holds a NUL or a newline; more vCPUs or devices than the layout has
-/// room for; guest memory smaller than the boot data.
+/// The command line is too long or has a control character in it; more vCPUs or devices than the layout
+/// has room for; guest memory smaller than the boot data.
 pub fn write_boot_data(mem: &GuestMemory, data: &BootData<'_>) -> Result<Entry, BootDataError> {
-    todo!()
+    if !(1..=layout::MAX_CPUS).contains(&data.cpus) {
+        return Err(BootDataError::Cpus { cpus: data.cpus });
+    }
+    if data.virtio_mmio.len() > layout::MAX_VIRTIO_MMIO {
+        return Err(BootDataError::Devices { devices: data.virtio_mmio.len() });
+    }
+    write_cmdline(mem, data)?;
+    let rsdp = match data.description {
+        Description::Acpi => Some(acpi::write(mem, data)?),
+        Description::Legacy => {
+            mptable::write(mem, data)?;
+            None
+        }
+    };
+    let protocol = data.kernel.protocol();
+    let start_info = match protocol {
+        EntryProtocol::Pvh => pvh::write(mem, data, rsdp)?,
+        EntryProtocol::Linux64 => zero_page::write(mem, data, rsdp)?,
+    };
+    Ok(Entry { protocol, address: data.kernel.entry(), start_info })
+}
+
+fn write_cmdline(mem: &GuestMemory, data: &BootData<'_>) -> Result<(), BootDataError> {
+    let mut cmdline = match data.description {
+        Description::Acpi => data.cmdline.to_owned(),
+        // In front, because a `--` in the command line ends what the kernel takes for itself.
+        Description::Legacy => virtio_mmio_parameters(data.virtio_mmio) + data.cmdline,
+    };
+    let limit = data.kernel.cmdline_max();
+    if cmdline.len() > limit {
+        return Err(BootDataError::CmdlineTooLong { length: cmdline.len(), limit });
+    }
+    if let Some(position) = cmdline.bytes().position(|byte| byte.is_ascii_control()) {
+        return Err(BootDataError::CmdlineControlCharacter { position });
+    }
+    cmdline.push('\0');
+    write_bytes(mem, "the command line", layout::CMDLINE, cmdline.as_bytes())
+}
+
+/// The kernel parameters that name `devices`, each followed by a space
+/// (Linux: Documentation/admin-guide/kernel-parameters.txt, `virtio_mmio.device`).
+fn virtio_mmio_parameters(devices: &[Placement]) -> String {
+    devices
+        .iter()
+        .map(|Placement { base, size, gsi }| {
+            format!("virtio_mmio.device={size:#x}@{base:#x}:{gsi} ")
+        })
+        .collect()
+}
+
+/// Writes `bytes` at `address`; `what` names them in the error.
+pub(super) fn write_bytes(
+    mem: &GuestMemory,
+    what: &'static str,
+    address: u64,
+    bytes: &[u8],
+) -> Result<(), BootDataError> {
+    mem.write_slice(bytes, GuestAddress(address))
+        .map_err(|source| BootDataError::Write { what, source })
 }

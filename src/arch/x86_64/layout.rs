@@ -32,7 +32,7 @@ pub const MAX_VIRTIO_MMIO: usize = 18;
 /// First port of the serial port (COM1).
 pub const SERIAL_PORT: u16 = 0x3f8;
 /// Number of ports of the serial port.
-pub const SERIAL_PORT_COUNT: u16 = 8;
+pub const SERIAL_PORT_COUNT: u8 = 8;
 /// Interrupt line of the serial port.
 pub const SERIAL_GSI: u32 = 4;
 
@@ -70,7 +70,7 @@ pub const LAPIC_BASE: u32 = 0xfee0_0000;
 /// One page KVM uses as identity map on processors that cannot run unpaged guests.
 pub(super) const KVM_IDENTITY_MAP: u64 = 0xfffb_c000;
 /// Three pages KVM uses as task state segment on processors that cannot run real mode guests.
-pub(super) const KVM_TSS: u64 = 0xfffb_d000;
+pub(super) const KVM_TSS: usize = 0xfffb_d000;
 
 /// Longest kernel command line in bytes, without the final NUL (Linux: `COMMAND_LINE_SIZE` - 1).
 pub const MAX_CMDLINE: usize = 2047;

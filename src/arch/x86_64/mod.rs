@@ -1,14 +1,22 @@
 //! The x86_64 machine: its address space, its boot protocols, its processors.
 
+mod acpi;
 mod boot_data;
+mod cpuid;
 mod initrd;
 pub mod layout;
 mod loader;
 mod memory_map;
+mod mptable;
+mod msr;
+mod page_tables;
+mod pvh;
+mod registers;
 mod vcpu;
+mod zero_page;
 
 pub use boot_data::{BootDataError, Entry, write_boot_data};
 pub use initrd::{InitrdError, load_initrd};
-pub use loader::{BootProtocol, KernelError, LoadedKernel, load_kernel};
+pub use loader::{BootProtocol, EntryProtocol, KernelError, LoadedKernel, load_kernel};
 pub use memory_map::{memory_regions, virtio_mmio_placement};
 pub use vcpu::{CpuError, HostCpu, configure_vcpu, create_vcpus};

@@ -1,12 +1,20 @@
 //! Creating vCPUs and bringing them into the state in which the guest starts.
 
-use kvm_ioctls::{Kvm, VcpuFd, VmFd};
+use kvm_bindings::{
+    CpuId, KVM_CAP_PMU_CAPABILITY, KVM_MAX_CPUID_ENTRIES, KVM_PMU_CAP_DISABLE, kvm_enable_cap,
+};
+use kvm_ioctls::{Cap, Kvm, VcpuFd, VmFd};
 
 use super::boot_data::Entry;
+use super::cpuid::{GuestCpu, guest_cpuid};
+use super::{layout, msr, registers};
 
-/// What the host's KVM can give a guest processor. Asking costs a good part of a millisecond: ask once.
+/// What the host's KVM can give a guest processor. Asking takes a good part of a millisecond: ask once.
 #[derive(Debug)]
-pub struct HostCpu {}
+pub struct HostCpu {
+    supported: CpuId,
+    tsc_deadline: bool,
+}
 
 impl HostCpu {
     /// Asks KVM.
@@ -14,7 +22,10 @@ impl HostCpu {
     /// # Errors
     /// KVM does not answer `KVM_GET_SUPPORTED_CPUID`.
     pub fn probe(kvm: &Kvm) -> Result<Self, CpuError> {
-        todo!()
+        let supported = kvm
+            .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
+            .map_err(kvm_error("get the supported CPUID"))?;
+        Ok(Self { supported, tsc_deadline: kvm.check_extension(Cap::TscDeadlineTimer) })
     }
 }
 
@@ -22,7 +33,7 @@ impl HostCpu {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CpuError {
-    /// An ioctl failed.
+    /// KVM refused a step.
     #[error("{what}")]
     Kvm {
         /// What was tried.
@@ -31,6 +42,20 @@ pub enum CpuError {
         #[source]
         source: kvm_ioctls::Error,
     },
+    /// KVM refused a model-specific register.
+    #[error("set MSR {index:#x}: KVM refuses it")]
+    Msr {
+        /// Its number.
+        index: u32,
+    },
+    /// A list for KVM became longer than KVM takes.
+    #[error("more CPUID leaves or MSRs than KVM takes")]
+    TooManyEntries,
+}
+
+/// Turns KVM's error number into an error that says what was tried.
+pub(super) fn kvm_error(what: &'static str) -> impl Fn(kvm_ioctls::Error) -> CpuError {
+    move |source| CpuError::Kvm { what, source }
 }
 
 /// Creates the interrupt controllers (PIC, IOAPIC, local APICs) and `count` vCPUs with ids from 0, in the
@@ -41,11 +66,30 @@ pub enum CpuError {
 /// # Errors
 /// KVM refuses one of the steps.
 pub fn create_vcpus(vm: &VmFd, count: u8) -> Result<Vec<VcpuFd>, CpuError> {
-    todo!()
+    vm.set_identity_map_address(layout::KVM_IDENTITY_MAP)
+        .map_err(kvm_error("set the identity map address"))?;
+    vm.set_tss_address(layout::KVM_TSS).map_err(kvm_error("set the TSS address"))?;
+    disable_pmu(vm)?;
+    vm.create_irq_chip().map_err(kvm_error("create the interrupt controllers"))?;
+    (0..count)
+        .map(|index| vm.create_vcpu(index.into()).map_err(kvm_error("create a vCPU")))
+        .collect()
 }
 
-/// Brings vCPU `index` of `count` into its start state: CPUID, MSRs, local APIC and, for vCPU 0, the
-/// registers of the boot protocol. The others wait for the guest's INIT and SIPI.
+/// Takes the performance counters away where KVM can: on AMD processors no CPUID bit does it.
+fn disable_pmu(vm: &VmFd) -> Result<(), CpuError> {
+    let offered = vm.check_extension_raw(KVM_CAP_PMU_CAPABILITY.into());
+    let Ok(offered) = u32::try_from(offered) else { return Ok(()) };
+    if offered & KVM_PMU_CAP_DISABLE == 0 {
+        return Ok(());
+    }
+    let mut cap = kvm_enable_cap { cap: KVM_CAP_PMU_CAPABILITY, ..Default::default() };
+    cap.args[0] = KVM_PMU_CAP_DISABLE.into();
+    vm.enable_cap(&cap).map_err(kvm_error("disable the performance counters"))
+}
+
+/// Brings vCPU `index` of `count` into its start state: CPUID, MSRs and, for vCPU 0, the registers of the
+/// boot protocol. The others wait for the guest's INIT and SIPI.
 ///
 /// # Errors
 /// KVM refuses one of the steps.
@@ -56,5 +100,15 @@ pub fn configure_vcpu(
     count: u8,
     entry: &Entry,
 ) -> Result<(), CpuError> {
-    todo!()
+    let tsc_khz = vcpu.get_tsc_khz().ok().filter(|khz| *khz != 0);
+    let cpu = GuestCpu { index, count, tsc_khz, tsc_deadline: host.tsc_deadline };
+    let leaves = guest_cpuid(host.supported.as_slice(), &cpu);
+    let cpuid = CpuId::from_entries(&leaves).map_err(|_| CpuError::TooManyEntries)?;
+    vcpu.set_cpuid2(&cpuid).map_err(kvm_error("set the CPUID leaves"))?;
+    msr::set(vcpu)?;
+    if index == 0 {
+        registers::mask_lint0(vcpu)?;
+        registers::set(vcpu, entry)?;
+    }
+    Ok(())
 }
