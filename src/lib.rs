@@ -1,8 +1,22 @@
-//! A lightweight KVM-backed hypervisor.
+//! A lightweight KVM-backed hypervisor: each workload gets its own guest kernel.
+//!
+//! A module uses only modules of a lower rank:
+//!
+//! | module | what it is | rank |
+//! |---|---|---|
+//! | [`control`] | the owner of a machine: event loop, end, explanation | 4 |
+//! | [`machine`] | the assembled computer, built from a configuration | 3 |
+//! | [`kvm`] | the objects that own KVM's file descriptors | 2 |
+//! | [`arch`] | what differs between processor architectures | 1 |
+//! | [`devices`] | serial port, power registers, virtio | 1 |
+//! | [`config`] | what the user asked for, as plain data | 0 |
+//! | [`bus`], [`memory`] | addresses to devices; guest memory | 0 |
 
 pub mod arch;
 pub mod bus;
 pub mod config;
+pub mod control;
 pub mod devices;
 pub mod kvm;
+pub mod machine;
 pub mod memory;

@@ -22,8 +22,8 @@ mod native;
 compile_error!("this architecture is not supported: src/arch has no module for it");
 
 pub use native::{
-    BootDataError, BootProtocol, CpuError, Entry, EntryProtocol, HostCpu, InitrdError, KernelError,
-    LoadedKernel, configure_vcpu, create_vcpus, layout, load_initrd, load_kernel, memory_regions,
+    BootDataError, CpuError, Entry, EntryProtocol, HostCpu, InitrdError, KernelError, LoadedKernel,
+    configure_vcpu, create_vcpus, layout, load_initrd, load_kernel, memory_regions,
     virtio_mmio_placement, write_boot_data,
 };
 

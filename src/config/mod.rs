@@ -44,7 +44,7 @@ pub const MEMORY_STEP: MemorySize = MemorySize::from_mib(2);
 pub const MAX_CMDLINE_LEN: usize = 2047;
 
 /// Most virtio devices of one machine: each takes an MMIO window and an interrupt line.
-pub const MAX_VIRTIO_DEVICES: usize = 19;
+pub const MAX_VIRTIO_DEVICES: usize = 18;
 
 /// A virtual machine as the user wants it.
 ///
@@ -107,9 +107,9 @@ pub enum BootProtocol {
     /// PVH when the kernel carries its note, otherwise the 64-bit protocol.
     #[default]
     Auto,
-    /// The 32-bit entry of the Xen PVH note.
+    /// The 32-bit entry of the Xen PVH note (Xen: docs/misc/pvh.pandoc).
     Pvh,
-    /// The 64-bit entry of the Linux boot protocol.
+    /// The 64-bit entry of the Linux boot protocol (Linux: boot.rst, 64-bit Boot Protocol).
     Linux64,
 }
 

@@ -17,6 +17,6 @@ mod zero_page;
 
 pub use boot_data::{BootDataError, Entry, write_boot_data};
 pub use initrd::{InitrdError, load_initrd};
-pub use loader::{BootProtocol, EntryProtocol, KernelError, LoadedKernel, load_kernel};
+pub use loader::{EntryProtocol, KernelError, LoadedKernel, load_kernel};
 pub use memory_map::{memory_regions, virtio_mmio_placement};
 pub use vcpu::{CpuError, HostCpu, configure_vcpu, create_vcpus};

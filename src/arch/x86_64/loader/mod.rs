@@ -17,19 +17,8 @@ pub(super) use self::bzimage::SETUP_HEADER_OFFSET;
 use self::image::Image;
 use super::layout;
 use super::memory_map::low_ram_end;
+use crate::config::BootProtocol;
 use crate::memory::GuestMemory;
-
-/// By which convention the kernel is entered.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum BootProtocol {
-    /// PVH when the ELF image carries the note for it, the 64-bit Linux protocol otherwise.
-    #[default]
-    Auto,
-    /// The PVH entry: 32-bit protected mode, `hvm_start_info` in `ebx` (Xen: docs/misc/pvh.pandoc).
-    Pvh,
-    /// The 64-bit Linux entry: long mode, `boot_params` in `rsi` (Linux: boot.rst, 64-bit Boot Protocol).
-    Linux64,
-}
 
 /// The protocol a loaded kernel is entered by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,0 +1,94 @@
+//! From the guest's serial port to standard output.
+
+use std::fs::{File, OpenOptions};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::os::unix::fs::OpenOptionsExt;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{FileType, OFlags};
+use rustix::io::Errno;
+
+use crate::devices::console::ConsoleOutput;
+
+/// Bytes written at a time: what a pipe that is ready takes without waiting (PIPE_BUF).
+const CHUNK: usize = 4096;
+/// Chunks written before other events get their turn.
+const CHUNKS_PER_TURN: usize = 32;
+
+/// Standard output, written without ever waiting for its reader.
+pub(super) struct Output {
+    /// A second opening of the same pipe or terminal, non-blocking: setting the mode on
+    /// descriptor 1 itself would change it for every process that shares it.
+    reopened: Option<File>,
+    gone: bool,
+}
+
+impl Output {
+    pub(super) fn stdout() -> Self {
+        Self { reopened: reopen(), gone: false }
+    }
+
+    /// The descriptor to wait for when it is full.
+    pub(super) fn fd(&self) -> RawFd {
+        self.as_fd().as_raw_fd()
+    }
+
+    /// Writes what is pending; true when the reader takes no more for now.
+    ///
+    /// Once the reader is gone, output counts as passed on: the machine does not depend on it.
+    /// A guest that prints faster than this writes gets a new turn, after the other events.
+    pub(super) fn drain(&mut self, console: &ConsoleOutput) -> bool {
+        let mut chunk = [0; CHUNK];
+        for _ in 0..CHUNKS_PER_TURN {
+            let count = console.pending(&mut chunk);
+            let bytes = chunk.get(..count).unwrap_or_default();
+            if bytes.is_empty() {
+                return false;
+            }
+            match self.write(bytes) {
+                Ok(written) => console.pass_on(written),
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => return true,
+                Err(error) => {
+                    // A full disk may have room again; another failure is for good.
+                    self.gone = error != Errno::NOSPC;
+                    console.pass_on(count);
+                }
+            }
+        }
+        let _ = console.wake().write(1);
+        false
+    }
+
+    fn write(&self, bytes: &[u8]) -> Result<usize, Errno> {
+        if self.gone {
+            return Ok(bytes.len());
+        }
+        if self.reopened.is_none() && !writable(self.as_fd()) {
+            return Err(Errno::AGAIN);
+        }
+        rustix::io::write(self.as_fd(), bytes)
+    }
+
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.reopened.as_ref().map_or(rustix::stdio::stdout(), File::as_fd)
+    }
+}
+
+/// Opens the pipe or character device on descriptor 1 again. Files need it as little as they
+/// can be waited for; sockets cannot be reopened.
+fn reopen() -> Option<File> {
+    let stat = rustix::fs::fstat(rustix::stdio::stdout()).ok()?;
+    match FileType::from_raw_mode(stat.st_mode) {
+        FileType::Fifo | FileType::CharacterDevice => {}
+        _ => return None,
+    }
+    let flags = OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let flags = i32::try_from(flags.bits()).ok()?;
+    OpenOptions::new().write(true).custom_flags(flags).open("/proc/self/fd/1").ok()
+}
+
+fn writable(fd: BorrowedFd<'_>) -> bool {
+    let mut fds = [PollFd::from_borrowed_fd(fd, PollFlags::OUT)];
+    poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok_and(|ready| ready > 0)
+}

@@ -1,0 +1,90 @@
+//! The event loop: devices, console, signals, and the end.
+
+use std::sync::Arc;
+
+use event_manager::{EventManager, EventOps, EventSet, Events, MutEventSubscriber, SubscriberOps};
+use tracing::error;
+
+use super::console::ConsoleEvents;
+use super::end::{End, Ending};
+use super::signals::Signals;
+use super::{ControlError, host};
+use crate::config::{Console, VmConfig};
+use crate::devices::virtio::DeviceEvents;
+use crate::machine::Machine;
+
+/// How long nothing happens before the vCPUs are asked whether they sleep for good.
+const IDLE_MS: i32 = 1000;
+
+/// Waits for everything a machine needs its owner for.
+pub(super) struct EventLoop {
+    events: EventManager<Box<dyn MutEventSubscriber>>,
+    ending: Arc<Ending>,
+}
+
+impl EventLoop {
+    pub(super) fn new(
+        config: &VmConfig,
+        machine: &Machine,
+        ending: &Arc<Ending>,
+    ) -> Result<Self, ControlError> {
+        let mut events: EventManager<Box<dyn MutEventSubscriber>> =
+            EventManager::new().map_err(ControlError::EventLoop)?;
+        events.add_subscriber(Box::new(Wake(ending.clone())));
+        let signals =
+            Signals::new(ending.clone(), machine.power_button()).map_err(host("catch signals"))?;
+        events.add_subscriber(Box::new(signals));
+        for device in machine.devices() {
+            events.add_subscriber(Box::new(DeviceEvents::new(device.clone())));
+        }
+        if config.console == Console::Serial {
+            let console = ConsoleEvents::new(machine, ending.clone());
+            events.add_subscriber(Box::new(console));
+        }
+        Ok(Self { events, ending: ending.clone() })
+    }
+
+    /// Runs until the machine ends.
+    pub(super) fn run(&mut self, machine: &Machine) -> Result<End, ControlError> {
+        loop {
+            if let Some(end) = self.ending.get() {
+                return Ok(end);
+            }
+            match self.events.run_with_timeout(IDLE_MS) {
+                Ok(0) => self.look_for_sleepers(machine),
+                Ok(_) => {}
+                Err(event_manager::Error::Epoll(e)) if is_interrupted(&e) => {}
+                Err(e) => return Err(ControlError::EventLoop(e)),
+            }
+        }
+    }
+
+    /// A guest that halts every vCPU with interrupts disabled would be waited for in vain. The
+    /// answer to the question asked now is looked at when the loop is next idle.
+    fn look_for_sleepers(&self, machine: &Machine) {
+        if machine.vcpus().iter().all(|vcpu| vcpu.asleep_forever()) {
+            return self.ending.set(End::Halted);
+        }
+        machine.vcpus().iter().for_each(|vcpu| vcpu.probe_sleep());
+    }
+}
+
+fn is_interrupted(e: &vmm_sys_util::errno::Error) -> bool {
+    e.errno() == rustix::io::Errno::INTR.raw_os_error()
+}
+
+/// Wakes the loop when the machine is ending.
+struct Wake(Arc<Ending>);
+
+impl MutEventSubscriber for Wake {
+    fn init(&mut self, ops: &mut EventOps) {
+        if let Err(e) = ops.add(Events::new(self.0.wake(), EventSet::IN)) {
+            error!("cannot wait for the end of the machine: {e}");
+        }
+    }
+
+    fn process(&mut self, _events: Events, _ops: &mut EventOps) {
+        // The reason is asked for in every round; the event only ends the wait.
+        let _ = self.0.wake().read();
+    }
+}

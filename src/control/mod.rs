@@ -1,0 +1,76 @@
+//! The owner of a machine: one thread, one event loop, and the reason why it ended.
+
+mod console;
+mod end;
+mod event_loop;
+mod explain;
+mod signals;
+mod terminal;
+
+use std::sync::Arc;
+
+use thiserror::Error;
+
+pub use end::{End, Ending};
+pub use explain::Explanation;
+
+use crate::config::VmConfig;
+use crate::kvm::VcpuError;
+use crate::machine::{Machine, MachineError};
+use event_loop::EventLoop;
+
+/// Why a machine could not be run.
+#[derive(Debug, Error)]
+pub enum ControlError {
+    /// It could not be built.
+    #[error(transparent)]
+    Machine(#[from] MachineError),
+    /// Its vCPUs could not be started.
+    #[error(transparent)]
+    Vcpu(#[from] VcpuError),
+    /// The event loop failed.
+    #[error("run the event loop")]
+    EventLoop(#[source] event_manager::Error),
+    /// The host refused something the owner needs.
+    #[error("{what}")]
+    Host {
+        /// What was being done.
+        what: &'static str,
+        /// What the host said.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// How a run ended, and what there is to say about it.
+#[derive(Debug)]
+pub struct Outcome {
+    /// The reason.
+    pub end: End,
+    /// What is known about a run that failed.
+    pub explanation: Option<Explanation>,
+}
+
+/// Builds the machine that `config` describes, runs it to its end and says how it ended.
+///
+/// # Errors
+/// The machine could not be built or run; a machine that ran and failed is an [`Outcome`].
+pub fn boot(config: &VmConfig) -> Result<Outcome, ControlError> {
+    let ending = Arc::new(Ending::new().map_err(host("create an eventfd"))?);
+    let mut machine = Machine::build(config, &ending)?;
+    let mut events = EventLoop::new(config, &machine, &ending)?;
+    machine.start()?;
+    let end = match events.run(&machine)? {
+        // The default command line has a kernel that panics restart at once.
+        End::Reset if explain::panicked(&machine) => End::Panic,
+        end => end,
+    };
+    let explanation = Explanation::of(&end, &machine);
+    drop(events);
+    machine.close_on_exit();
+    Ok(Outcome { end, explanation })
+}
+
+fn host(what: &'static str) -> impl FnOnce(std::io::Error) -> ControlError {
+    move |source| ControlError::Host { what, source }
+}

@@ -1,0 +1,58 @@
+//! The user's terminal: raw while a guest owns it, and given back as it was.
+
+use std::io::{Stdin, stdin};
+use std::sync::Mutex;
+
+use rustix::termios::{
+    LocalModes, OptionalActions, OutputModes, Termios, isatty, tcgetattr, tcgetpgrp, tcsetattr,
+};
+
+use crate::bus::lock;
+
+/// What the terminal was before; also for the panic hook, which owns no guard.
+static SAVED: Mutex<Option<Termios>> = Mutex::new(None);
+
+/// A terminal in raw mode. Dropping it, or a panic, restores what was before.
+pub(super) struct RawTerminal(());
+
+impl RawTerminal {
+    /// Puts the terminal on standard input into raw mode; `None` when there is none, or when
+    /// this process is not in its foreground and would be stopped for touching it.
+    pub(super) fn enter() -> Option<Self> {
+        let input = stdin();
+        if !isatty(&input) || tcgetpgrp(&input).ok()? != rustix::process::getpgrp() {
+            return None;
+        }
+        let before = tcgetattr(&input).ok()?;
+        let mut raw = before.clone();
+        raw.make_raw();
+        // Messages of this process still want their line ends translated.
+        raw.output_modes |= OutputModes::OPOST | OutputModes::ONLCR;
+        debug_assert!(!raw.local_modes.contains(LocalModes::ECHO));
+        *lock(&SAVED) = Some(before);
+        restore_on_panic();
+        tcsetattr(&input, OptionalActions::Now, &raw).ok()?;
+        Some(Self(()))
+    }
+}
+
+impl Drop for RawTerminal {
+    fn drop(&mut self) {
+        restore(&stdin());
+    }
+}
+
+fn restore(input: &Stdin) {
+    if let Some(before) = lock(&SAVED).take() {
+        // What cannot be restored is a terminal that is gone.
+        let _ = tcsetattr(input, OptionalActions::Now, &before);
+    }
+}
+
+fn restore_on_panic() {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        restore(&stdin());
+        report(panic);
+    }));
+}

@@ -1,0 +1,169 @@
+//! Building a machine: the order of the steps is the order in which KVM is fastest.
+
+use std::sync::{Arc, Mutex};
+
+use kvm_ioctls::VcpuFd;
+
+use super::cmdline::kernel_cmdline;
+use super::host::HostResources;
+use super::{Machine, MachineError, Owner};
+use crate::arch::{self, BootData, Description, Entry, HostCpu, Placement, layout};
+use crate::config::{Console, VmConfig};
+use crate::devices::console::ConsoleOutput;
+use crate::devices::power::{I8042, PanicPort, PowerEvent, PowerRegister, PowerSink};
+use crate::devices::serial::SerialPort;
+use crate::devices::virtio::mmio::QUEUE_NOTIFY;
+use crate::devices::virtio::{MmioTransport, Signal, VirtioDevice};
+use crate::kvm::{Buses, IrqLine, Vm, open_kvm};
+use crate::memory::GuestMemory;
+
+impl Machine {
+    /// Builds the computer that `config` describes, up to the moment before its first
+    /// instruction. It reports its end to `owner`.
+    ///
+    /// # Errors
+    /// [`MachineError`]; nothing is left behind on the host.
+    pub fn build<O: Owner + 'static>(
+        config: &VmConfig,
+        owner: &Arc<O>,
+    ) -> Result<Self, MachineError> {
+        let mut host = HostResources::open(config)?;
+        let kvm = open_kvm()?;
+        let host_cpu = HostCpu::probe(&kvm)?;
+
+        let vm = Vm::new(&kvm, guest_memory(config)?)?;
+        let vcpus = arch::create_vcpus(vm.fd(), config.cpus)?;
+
+        let mut buses = Buses::default();
+        let console = ConsoleOutput::new(config.console == Console::Serial)
+            .map(Arc::new)
+            .map_err(MachineError::EventFd)?;
+        let serial = attach_serial(&vm, &mut buses, &console)?;
+        attach_power(&mut buses, owner)?;
+        let (devices, placements) =
+            attach_virtio(&vm, &mut buses, std::mem::take(&mut host.devices))?;
+        let power_button =
+            config.acpi.then(|| vm.irq_line(layout::POWER_BUTTON_GSI)).transpose()?.map(Arc::new);
+
+        let entry = load(config, &mut host, vm.memory(), &placements)?;
+        configure_vcpus(&vcpus, &host_cpu, &entry)?;
+
+        Ok(Self {
+            running: Vec::with_capacity(vcpus.len()),
+            waiting: vcpus,
+            buses: Arc::new(buses),
+            devices,
+            serial,
+            console,
+            power_button,
+            owner: owner.clone(),
+            vm,
+        })
+    }
+}
+
+fn guest_memory(config: &VmConfig) -> Result<GuestMemory, MachineError> {
+    let bytes = config.memory.bytes();
+    GuestMemory::from_ranges(&arch::memory_regions(bytes))
+        .map_err(|source| MachineError::Memory { mib: bytes >> 20, source })
+}
+
+fn attach_serial(
+    vm: &Vm,
+    buses: &mut Buses,
+    console: &Arc<ConsoleOutput>,
+) -> Result<Arc<Mutex<SerialPort<IrqLine>>>, MachineError> {
+    let line = vm.irq_line(layout::SERIAL_GSI)?;
+    let port = SerialPort::new(line, console.clone()).map_err(MachineError::EventFd)?;
+    let port = Arc::new(Mutex::new(port));
+    let (base, len) = (layout::SERIAL_PORT.into(), layout::SERIAL_PORT_COUNT.into());
+    buses.pio.insert(base, len, port.clone())?;
+    Ok(port)
+}
+
+fn attach_power<O: PowerSink + 'static>(
+    buses: &mut Buses,
+    owner: &Arc<O>,
+) -> Result<(), MachineError> {
+    let pio = &mut buses.pio;
+    let register = |value, event| {
+        Arc::new(Mutex::new(PowerRegister::new(value, event, owner.clone() as Arc<dyn PowerSink>)))
+    };
+    let sleep = register(layout::ACPI_POWER_OFF, PowerEvent::PowerOff);
+    let reset = register(layout::ACPI_RESET, PowerEvent::Reset);
+    pio.insert(layout::ACPI_SLEEP_CONTROL_PORT.into(), 1, sleep)?;
+    pio.insert(layout::ACPI_RESET_PORT.into(), 1, reset)?;
+    let i8042 = Arc::new(Mutex::new(I8042::new(owner.clone())));
+    pio.insert(layout::I8042_DATA_PORT.into(), I8042::PORTS, i8042)?;
+    let panic = Arc::new(Mutex::new(PanicPort::new(owner.clone())));
+    pio.insert(layout::PVPANIC_PORT.into(), 1, panic)?;
+    Ok(())
+}
+
+type Transports = Vec<Arc<Mutex<MmioTransport>>>;
+
+/// Puts each device on the bus, behind its own window, interrupt line and doorbells.
+fn attach_virtio(
+    vm: &Vm,
+    buses: &mut Buses,
+    devices: Vec<Box<dyn VirtioDevice>>,
+) -> Result<(Transports, Vec<Placement>), MachineError> {
+    let (mut transports, mut placements) = (Vec::new(), Vec::new());
+    for (index, device) in devices.into_iter().enumerate() {
+        let place =
+            arch::virtio_mmio_placement(index).ok_or(MachineError::TooManyDevices(index))?;
+        let signal = Signal::new(Box::new(vm.irq_line(place.gsi)?));
+        let transport = MmioTransport::new(device, vm.memory().clone(), signal)
+            .map_err(MachineError::EventFd)?;
+        for (queue, kick) in (0..).zip(transport.kicks()) {
+            vm.ring(kick, place.base + QUEUE_NOTIFY, queue)?;
+        }
+        let transport = Arc::new(Mutex::new(transport));
+        buses.mmio.insert(place.base, place.size, transport.clone())?;
+        transports.push(transport);
+        placements.push(place);
+    }
+    Ok((transports, placements))
+}
+
+/// Fills guest memory with the kernel, the initial RAM disk and what the kernel is told.
+fn load(
+    config: &VmConfig,
+    host: &mut HostResources,
+    mem: &GuestMemory,
+    virtio_mmio: &[Placement],
+) -> Result<Entry, MachineError> {
+    let named = |path: &std::path::Path| path.display().to_string();
+    let kernel = arch::load_kernel(mem, &mut host.kernel, config.boot_protocol)
+        .map_err(|source| MachineError::Kernel { path: named(&config.kernel), source })?;
+    let initrd = match (&mut host.initrd, &config.initrd) {
+        (Some(file), Some(path)) => Some(
+            arch::load_initrd(mem, file, &kernel)
+                .map_err(|source| MachineError::Initrd { path: named(path), source })?,
+        ),
+        _ => None,
+    };
+    let cmdline = kernel_cmdline(config);
+    let data = BootData {
+        kernel: &kernel,
+        cmdline: &cmdline,
+        initrd,
+        description: if config.acpi { Description::Acpi } else { Description::Legacy },
+        cpus: config.cpus,
+        serial: true,
+        virtio_mmio,
+    };
+    Ok(arch::write_boot_data(mem, &data)?)
+}
+
+fn configure_vcpus(
+    vcpus: &[VcpuFd],
+    host_cpu: &HostCpu,
+    entry: &Entry,
+) -> Result<(), MachineError> {
+    let count = u8::try_from(vcpus.len()).unwrap_or(u8::MAX);
+    for (index, vcpu) in (0..).zip(vcpus) {
+        arch::configure_vcpu(vcpu, host_cpu, index, count, entry)?;
+    }
+    Ok(())
+}

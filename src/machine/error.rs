@@ -1,0 +1,89 @@
+//! Why a machine could not be built.
+
+use std::io;
+
+use thiserror::Error;
+
+use crate::arch::{BootDataError, CpuError, InitrdError, KernelError};
+use crate::bus::BusError;
+use crate::config::FileError;
+use crate::devices::virtio::block::DiskError;
+use crate::devices::virtio::net::TapError;
+use crate::kvm::VmError;
+
+/// Why a machine could not be built.
+#[derive(Debug, Error)]
+pub enum MachineError {
+    /// A file the user named cannot be opened.
+    #[error("{noun}")]
+    File {
+        /// What the file is for.
+        noun: &'static str,
+        /// What is wrong with it.
+        #[source]
+        source: FileError,
+    },
+    /// A disk cannot be used.
+    #[error("disk {id}")]
+    Disk {
+        /// The disk's id.
+        id: String,
+        /// What is wrong with it.
+        #[source]
+        source: DiskError,
+    },
+    /// A network interface cannot be used.
+    #[error("network interface {tap}")]
+    Net {
+        /// Name of the TAP interface.
+        tap: String,
+        /// What is wrong with it.
+        #[source]
+        source: TapError,
+    },
+    /// Guest memory cannot be had.
+    #[error("allocate {mib} MiB of guest memory")]
+    Memory {
+        /// Size in MiB.
+        mib: u64,
+        /// What the host said.
+        #[source]
+        source: vm_memory::mmap::FromRangesError,
+    },
+    /// KVM refused.
+    #[error(transparent)]
+    Vm(#[from] VmError),
+    /// A vCPU could not be made.
+    #[error(transparent)]
+    Cpu(#[from] CpuError),
+    /// The kernel cannot be booted.
+    #[error("kernel {path}")]
+    Kernel {
+        /// Path of the kernel.
+        path: String,
+        /// What is wrong with it.
+        #[source]
+        source: KernelError,
+    },
+    /// The initial RAM disk cannot be loaded.
+    #[error("initrd {path}")]
+    Initrd {
+        /// Path of the initial RAM disk.
+        path: String,
+        /// What is wrong with it.
+        #[source]
+        source: InitrdError,
+    },
+    /// The guest cannot be told what it runs on.
+    #[error(transparent)]
+    BootData(#[from] BootDataError),
+    /// More devices than there are places.
+    #[error("no room for virtio device {0}")]
+    TooManyDevices(usize),
+    /// Two devices at one address: a mistake of the layout.
+    #[error(transparent)]
+    Bus(#[from] BusError),
+    /// The host gave no eventfd.
+    #[error("create an eventfd")]
+    EventFd(#[source] io::Error),
+}

@@ -1,0 +1,58 @@
+//! What a machine takes from the host, opened before anything is built.
+
+use std::fs::File;
+use std::path::Path;
+
+use super::MachineError;
+use crate::config::{VmConfig, open_regular};
+use crate::devices::virtio::VirtioDevice;
+use crate::devices::virtio::block::{Block, Disk};
+use crate::devices::virtio::net::{Net, Tap};
+use crate::devices::virtio::rng::Rng;
+
+/// The files and devices of a machine. Everything is released when it is dropped: locks, and
+/// TAP interfaces that did not exist before.
+pub(super) struct HostResources {
+    pub(super) kernel: File,
+    pub(super) initrd: Option<File>,
+    /// In the order the guest finds them: disks, then network interfaces, then the rest.
+    pub(super) devices: Vec<Box<dyn VirtioDevice>>,
+}
+
+impl HostResources {
+    pub(super) fn open(config: &VmConfig) -> Result<Self, MachineError> {
+        let kernel = open("kernel", &config.kernel)?;
+        let initrd = config.initrd.as_deref().map(|path| open("initrd", path)).transpose()?;
+        let mut devices = open_disks(config)?;
+        devices.extend(open_nets(config)?);
+        devices.push(Box::new(Rng::default()));
+        Ok(Self { kernel, initrd, devices })
+    }
+}
+
+fn open(noun: &'static str, path: &Path) -> Result<File, MachineError> {
+    open_regular(path, false).map_err(|source| MachineError::File { noun, source })
+}
+
+fn open_disks(config: &VmConfig) -> Result<Vec<Box<dyn VirtioDevice>>, MachineError> {
+    let open = |drive: crate::config::Disk| -> Result<Box<dyn VirtioDevice>, MachineError> {
+        let id = drive.id.unwrap_or_default();
+        match Disk::open(&drive.path, drive.readonly) {
+            Ok(disk) => Ok(Box::new(Block::new(disk, &id))),
+            Err(source) => Err(MachineError::Disk { id, source }),
+        }
+    };
+    config.drives().into_iter().map(open).collect()
+}
+
+fn open_nets(config: &VmConfig) -> Result<Vec<Box<dyn VirtioDevice>>, MachineError> {
+    let open = |(index, net): (usize, &crate::config::Net)| {
+        let device = Tap::open(&net.tap)
+            .and_then(|tap| Net::new(tap, net.mac_address(index).bytes(), net.mtu));
+        match device {
+            Ok(device) => Ok(Box::new(device) as Box<dyn VirtioDevice>),
+            Err(source) => Err(MachineError::Net { tap: net.tap.clone(), source }),
+        }
+    };
+    config.nets.iter().enumerate().map(open).collect()
+}

@@ -1,0 +1,99 @@
+//! The assembled computer: memory, buses, vCPUs and devices, built from a configuration.
+
+mod build;
+mod cmdline;
+mod error;
+mod host;
+
+use std::sync::{Arc, Mutex};
+
+use kvm_ioctls::VcpuFd;
+
+pub use error::MachineError;
+
+use crate::devices::console::ConsoleOutput;
+use crate::devices::power::PowerSink;
+use crate::devices::serial::SerialPort;
+use crate::devices::virtio::MmioTransport;
+use crate::kvm::{
+    Buses, IrqLine, RunningVcpu, VcpuError, VcpuEvents, Vm, close_after_exit, start_vcpu,
+};
+
+/// Who owns the machine and hears how it ends.
+pub trait Owner: PowerSink + VcpuEvents {}
+
+impl<T: PowerSink + VcpuEvents> Owner for T {}
+
+/// A virtual computer. Dropping it stops its vCPUs.
+pub struct Machine {
+    // Fields drop in this order: vCPUs, then what they run on.
+    running: Vec<RunningVcpu>,
+    waiting: Vec<VcpuFd>,
+    buses: Arc<Buses>,
+    devices: Vec<Arc<Mutex<MmioTransport>>>,
+    serial: Arc<Mutex<SerialPort<IrqLine>>>,
+    console: Arc<ConsoleOutput>,
+    power_button: Option<Arc<IrqLine>>,
+    owner: Arc<dyn VcpuEvents>,
+    vm: Vm,
+}
+
+impl Machine {
+    /// The virtio devices, in the order the guest finds them.
+    pub fn devices(&self) -> &[Arc<Mutex<MmioTransport>>] {
+        &self.devices
+    }
+
+    /// The serial port.
+    pub fn serial(&self) -> &Arc<Mutex<SerialPort<IrqLine>>> {
+        &self.serial
+    }
+
+    /// What the guest prints on the serial port.
+    pub fn console(&self) -> &Arc<ConsoleOutput> {
+        &self.console
+    }
+
+    /// The vCPUs that were started.
+    pub fn vcpus(&self) -> &[RunningVcpu] {
+        &self.running
+    }
+
+    /// Lets the vCPUs run.
+    ///
+    /// # Errors
+    /// A thread cannot be made; the vCPUs started so far are stopped when the machine is dropped.
+    pub fn start(&mut self) -> Result<(), VcpuError> {
+        let run_size = self.vm.fd().run_size();
+        for (index, vcpu) in (0..).zip(self.waiting.drain(..)) {
+            let (buses, owner) = (self.buses.clone(), self.owner.clone());
+            self.running.push(start_vcpu(vcpu, index, run_size, buses, owner)?);
+        }
+        Ok(())
+    }
+
+    /// The line of the power button: an edge is a press. Without ACPI there is none.
+    pub fn power_button(&self) -> Option<Arc<IrqLine>> {
+        self.power_button.clone()
+    }
+}
+
+impl Machine {
+    /// Stops the vCPUs and releases what other processes can see (locks, interfaces), and
+    /// leaves the VM itself to be closed behind the end of this process.
+    pub fn close_on_exit(mut self) {
+        let vcpus = self.stop();
+        close_after_exit(&self.vm, vcpus);
+    }
+
+    fn stop(&mut self) -> Vec<VcpuFd> {
+        let stopped = self.running.drain(..).filter_map(RunningVcpu::stop);
+        stopped.chain(self.waiting.drain(..)).collect()
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
