@@ -4,8 +4,11 @@
 //!
 //! | module | what it is | rank |
 //! |---|---|---|
+//! | [`cli`] | the command line: one file per command | 6 |
 //! | [`control`] | the owner of a machine: event loop, end, explanation | 4 |
 //! | [`machine`] | the assembled computer, built from a configuration | 3 |
+//! | [`doctor`] | what this host can run, found by trying | 3 |
+//! | [`preflight`] | what a kernel and a root filesystem cannot do together | 3 |
 //! | [`kvm`] | the objects that own KVM's file descriptors | 2 |
 //! | [`arch`] | what differs between processor architectures | 1 |
 //! | [`devices`] | serial port, power registers, virtio | 1 |
@@ -14,9 +17,12 @@
 
 pub mod arch;
 pub mod bus;
+pub mod cli;
 pub mod config;
 pub mod control;
 pub mod devices;
+pub mod doctor;
 pub mod kvm;
 pub mod machine;
 pub mod memory;
+pub mod preflight;

@@ -23,9 +23,11 @@ compile_error!("this architecture is not supported: src/arch has no module for i
 
 pub use native::{
     BootDataError, CpuError, Entry, EntryProtocol, HostCpu, InitrdError, KernelError, LoadedKernel,
-    configure_vcpu, create_vcpus, layout, load_initrd, load_kernel, memory_regions,
+    configure_vcpu, create_vcpus, layout, load_initrd, load_kernel, memory_regions, sleeps_forever,
     virtio_mmio_placement, write_boot_data,
 };
+
+pub use native::{PROBE_CODE, PROBE_ROUND_LEN, PROBE_ROUNDS, PROBE_START, configure_probe};
 
 /// Where a memory-mapped device sits: a range of guest physical addresses and an interrupt line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -17,7 +17,7 @@ use super::Vm;
 /// which does not wait for it. Call this last.
 ///
 /// Where io_uring is not to be had they are closed on exit, as ever.
-pub fn close_after_exit(vm: &Vm, vcpus: Vec<VcpuFd>) {
+pub fn close_after_exit(vm: &Vm, vcpus: &[VcpuFd]) {
     let mut fds = vec![vm.fd().as_raw_fd()];
     fds.extend(vcpus.iter().map(AsRawFd::as_raw_fd));
     let held = IoUring::new(1).and_then(|ring| {

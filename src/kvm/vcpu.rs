@@ -8,20 +8,15 @@ use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Once};
 use std::thread::{Builder, JoinHandle};
 
-use kvm_bindings::{
-    KVM_EXIT_HLT, KVM_EXIT_SHUTDOWN, KVM_MP_STATE_HALTED, KVM_MP_STATE_INIT_RECEIVED,
-    KVM_MP_STATE_UNINITIALIZED,
-};
+use kvm_bindings::{KVM_EXIT_HLT, KVM_EXIT_SHUTDOWN};
 use kvm_ioctls::{VcpuExit, VcpuFd};
 use rustix::io::Errno;
 use thiserror::Error;
 use vmm_sys_util::signal::{Killable, SIGRTMIN};
 
 use super::exit::{LastExit, describe, immediate_exit, port_io, set_immediate_exit};
+use crate::arch;
 use crate::bus::Bus;
-
-/// Interrupt flag of RFLAGS.
-const RFLAGS_IF: u64 = 1 << 9;
 
 /// The address spaces a vCPU reaches.
 #[derive(Default)]
@@ -246,18 +241,7 @@ impl Vcpu {
     /// Clears the interruption before the reasons for it are looked at, so that none is lost.
     fn interrupted(&mut self) {
         self.fd.set_kvm_immediate_exit(0);
-        let asleep = self.sleeps_forever();
+        let asleep = arch::sleeps_forever(&self.fd);
         self.shared.asleep_forever.store(asleep, Ordering::Release);
-    }
-
-    fn sleeps_forever(&self) -> bool {
-        let Ok(state) = self.fd.get_mp_state() else { return false };
-        match state.mp_state {
-            KVM_MP_STATE_UNINITIALIZED | KVM_MP_STATE_INIT_RECEIVED => true,
-            KVM_MP_STATE_HALTED => {
-                self.fd.get_regs().is_ok_and(|regs| regs.rflags & RFLAGS_IF == 0)
-            }
-            _ => false,
-        }
     }
 }

@@ -134,7 +134,7 @@ fn load(
     virtio_mmio: &[Placement],
 ) -> Result<Entry, MachineError> {
     let named = |path: &std::path::Path| path.display().to_string();
-    let kernel = arch::load_kernel(mem, &mut host.kernel, config.boot_protocol)
+    let kernel = arch::load_kernel(mem, &host.kernel, config.boot_protocol)
         .map_err(|source| MachineError::Kernel { path: named(&config.kernel), source })?;
     let initrd = match (&mut host.initrd, &config.initrd) {
         (Some(file), Some(path)) => Some(

@@ -83,7 +83,7 @@ impl Machine {
     /// leaves the VM itself to be closed behind the end of this process.
     pub fn close_on_exit(mut self) {
         let vcpus = self.stop();
-        close_after_exit(&self.vm, vcpus);
+        close_after_exit(&self.vm, &vcpus);
     }
 
     fn stop(&mut self) -> Vec<VcpuFd> {

@@ -1,7 +1,8 @@
 //! Creating vCPUs and bringing them into the state in which the guest starts.
 
 use kvm_bindings::{
-    CpuId, KVM_CAP_PMU_CAPABILITY, KVM_MAX_CPUID_ENTRIES, KVM_PMU_CAP_DISABLE, kvm_enable_cap,
+    CpuId, KVM_CAP_PMU_CAPABILITY, KVM_MAX_CPUID_ENTRIES, KVM_MP_STATE_HALTED,
+    KVM_MP_STATE_INIT_RECEIVED, KVM_MP_STATE_UNINITIALIZED, KVM_PMU_CAP_DISABLE, kvm_enable_cap,
 };
 use kvm_ioctls::{Cap, Kvm, VcpuFd, VmFd};
 
@@ -111,4 +112,16 @@ pub fn configure_vcpu(
         registers::set(vcpu, entry)?;
     }
     Ok(())
+}
+
+/// Whether the vCPU waits for something that only another vCPU or the host can give it: it was
+/// never started, or it halted with interrupts disabled.
+pub fn sleeps_forever(vcpu: &VcpuFd) -> bool {
+    const RFLAGS_IF: u64 = 1 << 9;
+    let Ok(state) = vcpu.get_mp_state() else { return false };
+    match state.mp_state {
+        KVM_MP_STATE_UNINITIALIZED | KVM_MP_STATE_INIT_RECEIVED => true,
+        KVM_MP_STATE_HALTED => vcpu.get_regs().is_ok_and(|regs| regs.rflags & RFLAGS_IF == 0),
+        _ => false,
+    }
 }

@@ -1,0 +1,43 @@
+//! Booting a machine from flags and a file: what `vmm` does without a subcommand.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::{Exit, report};
+use crate::config::{self, Host, PartialConfig, VmConfig};
+use crate::{control, preflight};
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Boot")]
+pub(super) struct BootArgs {
+    /// Take the configuration from a .toml or .json file; flags win over it
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+
+    #[command(flatten)]
+    machine: PartialConfig,
+}
+
+pub(super) fn run(args: BootArgs) -> anyhow::Result<Exit> {
+    let config = resolve(args)?;
+    for warning in preflight::check(&config)? {
+        report::warning(&warning.what, &warning.fix);
+    }
+    let outcome = control::boot(&config)?;
+    if let Some(explanation) = &outcome.explanation {
+        report::failure(&outcome.end, explanation);
+    }
+    Ok(Exit::from(&outcome.end))
+}
+
+/// The configuration that the flags and the file they name amount to.
+fn resolve(args: BootArgs) -> anyhow::Result<VmConfig> {
+    let base = match &args.config {
+        Some(path) => config::load(path)?,
+        None => PartialConfig::default(),
+    };
+    let config = args.machine.over(base).resolve()?;
+    config.validate(&Host::read())?;
+    Ok(config)
+}

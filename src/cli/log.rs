@@ -1,0 +1,53 @@
+//! Where messages of the machine's life go: standard error, as lines or as JSON.
+
+use clap::{Args, ValueEnum};
+use tracing_subscriber::filter::LevelFilter;
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Messages")]
+pub(super) struct LogArgs {
+    /// Least severity of the messages on standard error
+    #[arg(long, value_name = "LEVEL", value_enum, default_value = "warn", global = true)]
+    log_level: Level,
+
+    /// Form of the messages on standard error
+    #[arg(long, value_name = "FORMAT", value_enum, default_value = "text", global = true)]
+    log_format: Format,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Level {
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Format {
+    Text,
+    Json,
+}
+
+impl LogArgs {
+    /// Directs the messages of this process. A second call has no effect.
+    pub(super) fn install(&self) {
+        let level = match self.log_level {
+            Level::Error => LevelFilter::ERROR,
+            Level::Warn => LevelFilter::WARN,
+            Level::Info => LevelFilter::INFO,
+            Level::Debug => LevelFilter::DEBUG,
+            Level::Trace => LevelFilter::TRACE,
+        };
+        let lines = tracing_subscriber::fmt()
+            .with_max_level(level)
+            .with_writer(std::io::stderr)
+            .with_ansi(false);
+        let installed = match self.log_format {
+            Format::Text => lines.with_target(false).finish().into(),
+            Format::Json => lines.json().finish().into(),
+        };
+        let _: Result<_, _> = tracing::dispatcher::set_global_default(installed);
+    }
+}

@@ -1,0 +1,122 @@
+//! The command line: one file per command, and what they share (exit codes, log, report of errors).
+
+mod boot;
+mod doctor;
+mod exit;
+mod log;
+mod report;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+
+pub use exit::Exit;
+
+const EXAMPLES: &str = "\
+Examples:
+  vmm --kernel vmlinux --rootfs root.ext4
+      boot a kernel into a shell on its root filesystem
+  vmm --kernel vmlinux --rootfs root.ext4 --cpus 2 --memory 1G --net tap=tap0
+      with two CPUs, 1 GiB of memory and a network interface on the host's tap0
+  vmm --kernel bzImage --initrd initrd.img --append 'quiet'
+      boot into an initial RAM disk, adding a word to the kernel command line
+  vmm --kernel vmlinux --rootfs base.img --rootfs-readonly --disk path=data.img,id=data
+      a root filesystem that cannot change, and a disk the guest finds as serial `data`
+  vmm --config vm.toml --memory 2G
+      take everything from a file except the memory
+  vmm doctor
+      say whether guests can run on this machine, and what is missing";
+
+const DETAILS: &str = "\
+Console:
+  With --console serial (the default) this terminal is the guest's. Ctrl-a x leaves it and ends
+  the guest; Ctrl-a Ctrl-a sends a Ctrl-a.
+
+Exit status:
+  0      the guest powered off or rebooted, or you left with Ctrl-a x
+  2      the command line or the configuration is wrong
+  3      the host cannot do it: no /dev/kvm, no permission, tap busy, disk locked
+  4      the guest kernel panicked
+  5      the guest faulted beyond recovery (triple fault)
+  6      KVM failed
+  7      the guest halted with interrupts disabled
+  128+n  ended by signal n
+
+A comma inside a value of --disk or --net is written twice: path=a,,b.img.";
+
+/// Boot a Linux guest with its own kernel in a KVM virtual machine
+#[derive(Debug, Parser)]
+#[command(
+    name = "vmm",
+    version,
+    args_conflicts_with_subcommands = true,
+    disable_help_subcommand = true,
+    after_help = EXAMPLES,
+    after_long_help = long_after_help(),
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+
+    #[command(flatten)]
+    boot: boot::BootArgs,
+
+    #[command(flatten)]
+    log: log::LogArgs,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Say whether guests can run on this machine, and what is missing
+    Doctor(doctor::DoctorArgs),
+}
+
+/// The text after the long help: the examples and then what a reader of them asks next.
+fn long_after_help() -> String {
+    format!("{EXAMPLES}\n\n{DETAILS}")
+}
+
+/// The command line as a description, for completions and man pages.
+pub fn command() -> clap::Command {
+    Cli::command()
+}
+
+/// Runs the command that `args` (the program's name first) ask for, prints its error if it has
+/// one, and returns the exit status.
+pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let parsed = command()
+        .try_get_matches_from(args)
+        .and_then(|mut matches| Cli::from_arg_matches_mut(&mut matches));
+    match parsed {
+        Ok(cli) => dispatch(cli).unwrap_or_else(|error| report::error(&error)).into(),
+        Err(error) => report::usage(&error).into(),
+    }
+}
+
+fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
+    cli.log.install();
+    match cli.command {
+        Some(Command::Doctor(args)) => doctor::run(&args),
+        None => boot::run(cli.boot),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn command_line_is_well_formed() {
+        command().debug_assert();
+    }
+
+    #[test]
+    fn help_lists_every_exit_status() {
+        let help = command().render_long_help().to_string();
+        for exit in Exit::ALL {
+            let row = format!("\n  {} ", exit.code());
+            assert!(help.contains(&row), "{exit:?}");
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! Telling the user what went wrong: one line, a hint where there is one, and an exit status.
+
+use std::fmt::Write;
+
+use super::Exit;
+use crate::config::{ConfigError, FileError};
+use crate::control::{End, Explanation};
+use crate::preflight::PreflightError;
+
+/// Prints the whole chain of `error` as one line, then a hint, and says how to exit.
+pub(super) fn error(error: &anyhow::Error) -> Exit {
+    print(&format!("{error:#}"), hint(error).as_deref());
+    status(error)
+}
+
+/// Prints a remark about something that may not work.
+pub(super) fn warning(text: &str, hint: &str) {
+    print(&format!("warning: {text}"), Some(hint));
+}
+
+/// Prints how a guest failed, and what is known about it.
+pub(super) fn failure(end: &End, explanation: &Explanation) {
+    eprintln!("vmm: {end}\n{explanation}");
+}
+
+/// Answers a command line that clap did not take, or one that asks for help or the version.
+pub(super) fn usage(error: &clap::Error) -> Exit {
+    if !error.use_stderr() {
+        // Nothing is left to be told to a reader who has closed the pipe.
+        let _: Result<_, _> = error.print();
+        return Exit::Success;
+    }
+    let (what, tip) = sentences(&error.to_string());
+    let tip = tip.unwrap_or_else(|| "vmm --help lists the options and examples".to_owned());
+    print(&what, Some(&tip));
+    Exit::Config
+}
+
+/// What clap says in several paragraphs, as one sentence and one tip.
+fn sentences(text: &str) -> (String, Option<String>) {
+    let mut paragraphs = text.split("\n\n").map(|paragraph| {
+        let words: Vec<_> = paragraph.split_whitespace().collect();
+        words.join(" ")
+    });
+    let what = paragraphs.next().unwrap_or_default();
+    let what = what.strip_prefix("error: ").unwrap_or(&what).to_owned();
+    let tip = paragraphs.find_map(|paragraph| paragraph.strip_prefix("tip: ").map(str::to_owned));
+    (what, tip)
+}
+
+fn print(what: &str, hint: Option<&str>) {
+    eprintln!("vmm: {}", one_line(what));
+    if let Some(hint) = hint {
+        eprintln!("hint: {}", one_line(hint));
+    }
+}
+
+/// The text with its control characters spelled out: names of files and keys are not ours, and must
+/// neither break the line nor reach the terminal as commands.
+fn one_line(text: &str) -> String {
+    let mut line = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() {
+            // Writing to a string does not fail.
+            let _ = write!(line, "{}", c.escape_default());
+        } else {
+            line.push(c);
+        }
+    }
+    line
+}
+
+/// The hint of the first error in the chain that has one.
+fn hint(error: &anyhow::Error) -> Option<String> {
+    error.chain().find_map(|cause| {
+        let config = cause.downcast_ref().and_then(ConfigError::hint);
+        let preflight = || cause.downcast_ref().and_then(PreflightError::hint);
+        let file = || cause.downcast_ref().and_then(FileError::hint);
+        config.or_else(preflight).or_else(file)
+    })
+}
+
+/// What is wrong with what the user gave is told apart from what is wrong with the host.
+fn status(error: &anyhow::Error) -> Exit {
+    let is_config = |cause: &(dyn std::error::Error + 'static)| {
+        cause.is::<ConfigError>() || cause.is::<PreflightError>() || cause.is::<FileError>()
+    };
+    if error.chain().any(is_config) { Exit::Config } else { Exit::Host }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn control_characters_are_spelled_out() {
+        assert_eq!(one_line("a\nb\u{1b}[2Jc\u{9b}"), "a\\nb\\u{1b}[2Jc\\u{9b}");
+    }
+
+    #[test]
+    fn paragraphs_become_a_sentence_and_a_tip() {
+        let (what, tip) = sentences(
+            "error: unexpected argument '--memroy' found\n\n  tip: a similar argument exists: \
+             '--memory'\n\nUsage: vmm [OPTIONS]\n",
+        );
+        assert_eq!(what, "unexpected argument '--memroy' found");
+        assert_eq!(tip.as_deref(), Some("a similar argument exists: '--memory'"));
+    }
+
+    #[test]
+    fn config_errors_exit_apart_from_host_errors() {
+        assert_eq!(status(&ConfigError::NoKernel.into()), Exit::Config);
+        assert_eq!(status(&anyhow::anyhow!("no /dev/kvm")), Exit::Host);
+        let nested = anyhow::Error::from(ConfigError::NoKernel).context("boot");
+        assert_eq!(status(&nested), Exit::Config);
+        assert!(hint(&nested).is_some());
+    }
+}

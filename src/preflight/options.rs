@@ -1,0 +1,120 @@
+//! The configuration that a kernel built with `CONFIG_IKCONFIG` carries in its read-only data: a
+//! gzip stream between the marks `IKCFG_ST` and `IKCFG_ED` (Linux, `kernel/configs.c`).
+
+use std::io::Read;
+
+use flate2::read::GzDecoder;
+use memchr::memmem;
+
+use super::PreflightError;
+use super::image::Image;
+use super::kernel::Kernel;
+
+const MARK: &[u8] = b"IKCFG_ST";
+
+/// Read-only data of a distribution's kernel is some MiB.
+const MAX_SCANNED: u64 = 64 << 20;
+
+/// Bytes looked through at a time.
+const STEP: usize = 256 << 10;
+
+/// A packed configuration is some tens of KiB.
+const MAX_PACKED: usize = 512 << 10;
+
+/// An unpacked configuration is some hundreds of KiB.
+const MAX_UNPACKED: u64 = 4 << 20;
+
+/// How a kernel was built.
+pub(super) struct Options(String);
+
+/// What a kernel has of one option.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Setting {
+    BuiltIn,
+    Module,
+    Absent,
+}
+
+impl Options {
+    fn new(text: &str) -> Self {
+        // Every line then begins after a line break.
+        Self(format!("\n{text}"))
+    }
+
+    /// The setting of `CONFIG_{name}`.
+    pub(super) fn get(&self, name: &str) -> Setting {
+        let key = format!("\nCONFIG_{name}=");
+        let value = self.0.find(&key).and_then(|at| at.checked_add(key.len()));
+        match value.and_then(|at| self.0.as_bytes().get(at)) {
+            Some(b'y') => Setting::BuiltIn,
+            Some(b'm') => Setting::Module,
+            _ => Setting::Absent,
+        }
+    }
+}
+
+/// Finds and unpacks the configuration; `None` where the kernel carries none that can be read.
+pub(super) fn find(image: &Image, kernel: &Kernel) -> Result<Option<Options>, PreflightError> {
+    let Kernel::Elf { read_only_data } = kernel else { return Ok(None) };
+    let mut budget = MAX_SCANNED;
+    for &(offset, len) in read_only_data {
+        let len = len.min(budget);
+        budget = budget.saturating_sub(len);
+        if let Some(mark) = scan(image, offset, len)? {
+            return unpack(image, mark);
+        }
+    }
+    Ok(None)
+}
+
+/// Where in the file the first mark of a range is.
+fn scan(image: &Image, start: u64, len: u64) -> Result<Option<u64>, PreflightError> {
+    let finder = memmem::Finder::new(MARK);
+    // Steps overlap by the length of the mark, so that one on their border is seen.
+    let mut buffer = vec![0; STEP.saturating_add(MARK.len())];
+    let mut done = 0;
+    while done < len {
+        let at = start.saturating_add(done);
+        let filled = image.read_into(at, &mut buffer)?;
+        let found = buffer.get(..filled).and_then(|bytes| finder.find(bytes));
+        if let Some(found) = found {
+            let mark = done.saturating_add(u64::try_from(found).unwrap_or(u64::MAX));
+            return Ok((mark < len).then(|| start.saturating_add(mark)));
+        }
+        if filled < buffer.len() {
+            return Ok(None);
+        }
+        done = done.saturating_add(u64::try_from(STEP).unwrap_or(u64::MAX));
+    }
+    Ok(None)
+}
+
+fn unpack(image: &Image, mark: u64) -> Result<Option<Options>, PreflightError> {
+    let offset = mark.saturating_add(u64::try_from(MARK.len()).unwrap_or(0));
+    let packed = image.read(offset, MAX_PACKED)?;
+    let mut text = Vec::new();
+    let read = GzDecoder::new(packed.all()).take(MAX_UNPACKED).read_to_end(&mut text);
+    Ok(read.ok().and_then(|_| String::from_utf8(text).ok()).map(|text| Options::new(&text)))
+}
+
+#[cfg(test)]
+impl From<&str> for Options {
+    fn from(text: &str) -> Self {
+        Self::new(text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn setting_is_read_by_its_whole_name() {
+        let options = Options::new("CONFIG_VIRTIO=y\nCONFIG_EXT4_FS=m\n# CONFIG_NET is not set\n");
+        assert_eq!(options.get("VIRTIO"), Setting::BuiltIn);
+        assert_eq!(options.get("EXT4_FS"), Setting::Module);
+        assert_eq!(options.get("NET"), Setting::Absent);
+        assert_eq!(options.get("VIRT"), Setting::Absent);
+        assert_eq!(options.get("RTIO"), Setting::Absent);
+    }
+}
