@@ -6,7 +6,8 @@ use clap::Args;
 
 use super::{Exit, report};
 use crate::config::{self, Host, PartialConfig, VmConfig};
-use crate::{control, preflight};
+use crate::control;
+use crate::preflight;
 
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Boot")]
