@@ -1,0 +1,150 @@
+//! The emulated host: a small Debian machine with hardware KVM, on any machine.
+//!
+//! QEMU emulates an x86_64 processor with AMD SVM and nested paging, so the KVM inside has the
+//! semantics of real hardware. Each job gets a machine of its own, booted for it and thrown away
+//! after it: jobs may run in parallel and leave nothing behind.
+
+mod image;
+pub(crate) mod init;
+mod payload;
+mod qemu;
+mod session;
+mod terminal;
+mod wire;
+
+use std::ffi::OsString;
+use std::io::{self, Read, Write};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Result;
+
+pub(crate) use session::HostError;
+
+use crate::cache::Cache;
+use payload::Payload;
+use qemu::{Machine, Qemu};
+use session::{Session, Sinks};
+use terminal::RawTerminal;
+
+/// The directory of the emulated host where fresh builds go; first on the search path.
+pub(crate) const BIN: &str = "/usr/local/bin";
+
+/// A command to run in an emulated host of its own.
+///
+/// It runs as root in `/root`, after `copy` (source here, absolute path there; directories with all
+/// they hold) was done.
+#[derive(Clone, Debug)]
+pub(crate) struct Job {
+    /// Program and arguments; passed exactly, no shell is involved.
+    pub(crate) command: Vec<OsString>,
+    /// Files to create before, as (source here, absolute path there).
+    pub(crate) copy: Vec<(PathBuf, PathBuf)>,
+    /// Variables added to the environment.
+    pub(crate) environment: Vec<(String, String)>,
+    /// An ext4 image to be mounted read-only at `/srv/vmm`.
+    pub(crate) artifacts: Option<PathBuf>,
+    /// Processors of the host.
+    pub(crate) cpus: u32,
+    /// Memory of the host in MiB; taken from this machine only as it is used.
+    pub(crate) memory_mib: u32,
+    /// How long the command may take, boot included.
+    pub(crate) timeout: Option<Duration>,
+    /// Further arguments for the QEMU that emulates the host.
+    pub(crate) qemu: Vec<String>,
+}
+
+/// What a command left when it ended.
+#[derive(Clone, Debug)]
+pub(crate) struct Captured {
+    /// The exit status; 128+n after signal n.
+    pub(crate) status: i32,
+    /// All it wrote to its standard output.
+    pub(crate) stdout: Vec<u8>,
+    /// All it wrote to its standard error.
+    pub(crate) stderr: Vec<u8>,
+}
+
+impl Job {
+    /// A job that runs `command` in a host of the usual size.
+    pub(crate) fn new<W: Into<OsString>>(command: impl IntoIterator<Item = W>) -> Self {
+        Self {
+            command: command.into_iter().map(Into::into).collect(),
+            copy: vec![],
+            environment: vec![],
+            artifacts: None,
+            cpus: 2,
+            memory_mib: 4096,
+            timeout: None,
+            qemu: vec![],
+        }
+    }
+
+    /// Runs the command with our standard streams and returns its exit status.
+    ///
+    /// # Errors
+    /// [`HostError`] when the host failed or time ran out; others when it could not be prepared.
+    pub(crate) fn run(&self) -> Result<i32> {
+        let session = self.start(None)?;
+        session.feed(Box::new(io::stdin()));
+        session.relay(&mut Sinks { stdout: &mut io::stdout(), stderr: &mut io::stderr() })
+    }
+
+    /// Runs the command without input and returns its exit status and all it printed.
+    ///
+    /// # Errors
+    /// As [`Job::run`].
+    pub(crate) fn capture(&self) -> Result<Captured> {
+        let (mut stdout, mut stderr) = (vec![], vec![]);
+        let status = self.relay_to(&mut stdout, &mut stderr)?;
+        Ok(Captured { status, stdout, stderr })
+    }
+
+    /// Runs the command without input, its output going to `stdout` and `stderr` as it comes.
+    ///
+    /// # Errors
+    /// As [`Job::run`]; also when a sink fails.
+    pub(crate) fn relay_to(&self, stdout: &mut dyn Write, stderr: &mut dyn Write) -> Result<i32> {
+        let session = self.start(None)?;
+        session.feed(Box::new(io::empty()));
+        session.relay(&mut Sinks { stdout, stderr })
+    }
+
+    /// Runs the command on a terminal that is ours; returns its exit status.
+    ///
+    /// # Errors
+    /// As [`Job::run`]; also when our standard input is no terminal.
+    pub(crate) fn interact(&self) -> Result<i32> {
+        let size = terminal::size()?;
+        let session = self.start(Some(size))?;
+        let terminal = RawTerminal::enter()?;
+        session.follow_terminal(&terminal)?;
+        session.feed(Box::new(io::stdin()));
+        session.relay(&mut Sinks { stdout: &mut io::stdout(), stderr: &mut io::stderr() })
+    }
+
+    fn start(&self, terminal: Option<(u16, u16)>) -> Result<Session> {
+        use std::os::unix::ffi::OsStrExt;
+        let cache = Cache::of_user()?;
+        let parts = image::ensure(&cache)?;
+        let command = self.command.iter().map(|word| word.as_bytes().to_vec()).collect();
+        let mut payload = Payload::new(command, self.environment.clone(), terminal);
+        for (source, target) in &self.copy {
+            payload.copy(source, target)?;
+        }
+        let job = cache.unnamed_file()?;
+        payload.pack(&job)?;
+        let (qemu, channel) = Qemu::start(Machine {
+            parts,
+            artifacts: self.artifacts.clone(),
+            job,
+            cpus: self.cpus,
+            memory_mib: self.memory_mib,
+            extra: self.qemu.clone(),
+        })?;
+        Ok(Session::new(qemu, channel, self.timeout))
+    }
+}
+
+/// Reads that end when the source does.
+type Source = Box<dyn Read + Send>;

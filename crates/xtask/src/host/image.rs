@@ -1,0 +1,154 @@
+//! The parts an emulated host boots from, each built once and cached.
+
+use std::fs::{self, File};
+use std::io::BufWriter;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result};
+
+use super::init;
+use crate::archive::Cpio;
+use crate::cache::{Cache, Key};
+use crate::debian::StockKernel;
+use crate::{command, image, packages};
+
+/// Packages building and running an emulated host needs.
+pub(crate) const PACKAGES: &[&str] =
+    &["apt", "dpkg", "kmod", "e2fsprogs", "mmdebstrap", "qemu-system-x86", "util-linux"];
+
+/// The release the emulated host is made of.
+const SUITE: &str = "bookworm";
+
+/// What the emulated host offers beyond Debian's smallest installation.
+const INSIDE: &[&str] = &[
+    "crun",
+    "e2fsprogs",
+    "ethtool",
+    "fio",
+    "iperf3",
+    "iproute2",
+    "iputils-ping",
+    "kmod",
+    "procps",
+    "qemu-system-x86",
+    "qemu-utils",
+    "runc",
+    "strace",
+];
+
+/// Loaded at boot, with all they need: first the way to the root disk, then the host's trade.
+const MODULES: &[&str] = &[
+    "virtio_pci",
+    "virtio_blk",
+    "virtio_console",
+    "crc32c_generic",
+    "ext4",
+    "kvm_amd",
+    "tun",
+    "vhost_net",
+    "vhost_vsock",
+    "loop",
+    "overlay",
+];
+
+/// Room on the root disk, in MiB. The file is sparse, and runs never write to it.
+const DISK_MIB: u64 = 8192;
+
+/// Changes whenever the way the parts are built does.
+const RECIPE: &str = "1";
+
+/// The parts of an emulated host.
+pub(crate) struct Parts {
+    pub(crate) kernel: PathBuf,
+    pub(crate) initrd: PathBuf,
+    pub(crate) disk: PathBuf,
+}
+
+/// Builds what is missing and returns the parts.
+///
+/// # Errors
+/// apt, mmdebstrap or mke2fs fail, or the cache cannot be written.
+pub(crate) fn ensure(cache: &Cache) -> Result<Parts> {
+    packages::ensure(PACKAGES)?;
+    packages::ensure(packages::for_unprivileged_builds())?;
+    let kernel = StockKernel::ensure(cache)?;
+    Ok(Parts {
+        initrd: initrd(cache, &kernel)?,
+        disk: disk(cache, &kernel)?,
+        kernel: kernel.bzimage(),
+    })
+}
+
+/// The initial RAM file system: the modules and this very program.
+fn initrd(cache: &Cache, kernel: &StockKernel) -> Result<PathBuf> {
+    let program = std::env::current_exe().context("find the running program")?;
+    let program = fs::read(&program).with_context(|| format!("read {}", program.display()))?;
+    let key = Key::new()
+        .with("kernel", kernel.root().as_os_str().as_encoded_bytes())
+        .with("modules", MODULES.join(" "))
+        .with("recipe", RECIPE)
+        .with("program", &program);
+    let build = |entry: &Path| {
+        let file = File::create(entry.join("initrd"))?;
+        let mut cpio = Cpio::new(BufWriter::new(file));
+        cpio.directory("dev")?;
+        cpio.character_device("dev/console", 5, 1)?;
+        cpio.directory(init::MODULES)?;
+        for (index, path) in kernel.load_order(MODULES)?.iter().enumerate() {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            let content = fs::read(path).with_context(|| format!("read {}", path.display()))?;
+            cpio.file(&format!("{}/{index:03}-{name}", init::MODULES), 0o644, &content)?;
+        }
+        cpio.file(init::PATH.trim_start_matches('/'), 0o755, &program)?;
+        cpio.finish()?;
+        Ok(())
+    };
+    Ok(cache.entry("host-initrd", &key, build)?.join("initrd"))
+}
+
+/// The root disk: a Debian installation with the kernel's modules.
+fn disk(cache: &Cache, kernel: &StockKernel) -> Result<PathBuf> {
+    let key = Key::new()
+        .with("kernel", kernel.root().as_os_str().as_encoded_bytes())
+        .with("suite", SUITE)
+        .with("packages", INSIDE.join(" "))
+        .with("size", DISK_MIB.to_string())
+        .with("recipe", RECIPE);
+    let build = |entry: &Path| {
+        eprintln!("host: building the root disk of the emulated host (about a minute, once)");
+        let archive = entry.join("root.tar");
+        debootstrap(&archive)?;
+        let tree = entry.join("root");
+        fs::create_dir(&tree)?;
+        // One program under one fakeroot, so that owners and modes reach the image.
+        let mut assemble = image::owned_by_root("sh");
+        assemble.args(["-euc", ASSEMBLE, "assemble"]);
+        assemble.args([&archive, &tree, kernel.root(), &entry.join("host.ext4")]);
+        assemble.arg(format!("{DISK_MIB}M")).env("PATH", image::path_with_sbin());
+        command::run(&mut assemble)?;
+        fs::remove_dir_all(&tree)?;
+        Ok(fs::remove_file(&archive)?)
+    };
+    Ok(cache.entry("host-disk", &key, build)?.join("host.ext4"))
+}
+
+/// Unpacks the installation `$1` into `$2`, adds the modules of `$3`, makes the image `$4` of `$5`.
+const ASSEMBLE: &str = r#"
+tar --extract --preserve-permissions --numeric-owner --file "$1" --directory "$2"
+cp --recursive --no-preserve=ownership "$3/lib/modules" "$2/usr/lib/"
+printf '127.0.0.1 localhost vmm-host\n' >"$2/etc/hosts"
+mke2fs -q -F -t ext4 -m 0 -b 4096 -E root_owner=0:0,lazy_itable_init=0,lazy_journal_init=0 \
+  -d "$2" "$4" "$5"
+"#;
+
+fn debootstrap(archive: &Path) -> Result<()> {
+    let mut mmdebstrap = Command::new("mmdebstrap");
+    mmdebstrap.args(["--variant=minbase", "--quiet", "--format=tar"]);
+    mmdebstrap.arg(format!("--include={}", INSIDE.join(",")));
+    for path in ["doc", "man", "locale", "info"] {
+        mmdebstrap.arg(format!("--dpkgopt=path-exclude=/usr/share/{path}/*"));
+    }
+    mmdebstrap.arg(SUITE).arg(archive);
+    command::run(&mut mmdebstrap)
+}
