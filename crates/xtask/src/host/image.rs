@@ -1,7 +1,7 @@
 //! The parts an emulated host boots from, each built once and cached.
 
 use std::fs::{self, File};
-use std::io::BufWriter;
+use std::io::{self, BufWriter};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -61,7 +61,8 @@ const RECIPE: &str = "1";
 /// The parts of an emulated host.
 pub(crate) struct Parts {
     pub(crate) kernel: PathBuf,
-    pub(crate) initrd: PathBuf,
+    /// Without a name: it holds the program that is running now.
+    pub(crate) initrd: File,
     pub(crate) disk: PathBuf,
 }
 
@@ -80,17 +81,14 @@ pub(crate) fn ensure(cache: &Cache) -> Result<Parts> {
     })
 }
 
-/// The initial RAM file system: the modules and this very program.
-fn initrd(cache: &Cache, kernel: &StockKernel) -> Result<PathBuf> {
-    let program = std::env::current_exe().context("find the running program")?;
-    let program = fs::read(&program).with_context(|| format!("read {}", program.display()))?;
+/// The part of the initial RAM file system that seldom changes: the modules.
+fn modules(cache: &Cache, kernel: &StockKernel) -> Result<PathBuf> {
     let key = Key::new()
         .with("kernel", kernel.root().as_os_str().as_encoded_bytes())
         .with("modules", MODULES.join(" "))
-        .with("recipe", RECIPE)
-        .with("program", &program);
+        .with("recipe", RECIPE);
     let build = |entry: &Path| {
-        let file = File::create(entry.join("initrd"))?;
+        let file = File::create(entry.join("modules.cpio"))?;
         let mut cpio = Cpio::new(BufWriter::new(file));
         cpio.directory("dev")?;
         cpio.character_device("dev/console", 5, 1)?;
@@ -100,11 +98,25 @@ fn initrd(cache: &Cache, kernel: &StockKernel) -> Result<PathBuf> {
             let content = fs::read(path).with_context(|| format!("read {}", path.display()))?;
             cpio.file(&format!("{}/{index:03}-{name}", init::MODULES), 0o644, &content)?;
         }
-        cpio.file(init::PATH.trim_start_matches('/'), 0o755, &program)?;
         cpio.finish()?;
         Ok(())
     };
-    Ok(cache.entry("host-initrd", &key, build)?.join("initrd"))
+    Ok(cache.entry("host-modules", &key, build)?.join("modules.cpio"))
+}
+
+/// The initial RAM file system: the modules, and this very program behind them.
+fn initrd(cache: &Cache, kernel: &StockKernel) -> Result<File> {
+    let modules = modules(cache, kernel)?;
+    let program = std::env::current_exe().context("find the running program")?;
+    let program = fs::read(&program).with_context(|| format!("read {}", program.display()))?;
+    let mut initrd = cache.unnamed_file()?;
+    let mut modules =
+        File::open(&modules).with_context(|| format!("open {}", modules.display()))?;
+    io::copy(&mut modules, &mut initrd).context("assemble the initial RAM file system")?;
+    let mut cpio = Cpio::new(BufWriter::new(&initrd));
+    cpio.file(init::PATH.trim_start_matches('/'), 0o755, &program)?;
+    cpio.finish()?;
+    Ok(initrd)
 }
 
 /// The root disk: a Debian installation with the kernel's modules.

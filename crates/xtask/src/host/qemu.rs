@@ -40,8 +40,8 @@ pub(crate) struct Qemu {
     child: Child,
     console: Arc<Mutex<VecDeque<String>>>,
     reader: Option<JoinHandle<()>>,
-    /// QEMU opens it through our descriptor, at a time of its own.
-    _job: File,
+    /// QEMU opens them through our descriptors, at a time of its own.
+    _unnamed: [File; 2],
 }
 
 impl Qemu {
@@ -66,7 +66,8 @@ impl Qemu {
             let lines = Arc::clone(&lines);
             thread::spawn(move || keep_last_lines(console, &lines))
         };
-        Ok((Self { child, console: lines, reader: Some(reader), _job: machine.job }, ours))
+        let unnamed = [machine.job, machine.parts.initrd];
+        Ok((Self { child, console: lines, reader: Some(reader), _unnamed: unnamed }, ours))
     }
 
     /// The last lines of the host's console, once the machine has ended or been ended.
@@ -94,15 +95,14 @@ impl Drop for Qemu {
 
 fn arguments(machine: &Machine) -> Vec<String> {
     let Machine { parts, artifacts, job, cpus, memory_mib, extra } = machine;
-    // The job's file has no name of its own: QEMU reaches it through our descriptor.
-    let job = format!("/proc/{}/fd/{}", std::process::id(), job.as_raw_fd());
-    let kernel_line = format!("rdinit={} console=ttyS0 quiet panic=-1", init::PATH);
+    let (job, initrd) = (reachable(job), reachable(&parts.initrd));
+    let kernel_line = format!("rdinit={} console=ttyS0 quiet panic=-1 nokaslr", init::PATH);
     let mut words: Vec<String> = vec![];
     let mut add = |line: &[&str]| words.extend(line.iter().map(|&word| word.to_owned()));
     add(&["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"]);
-    add(&["-machine", "q35", "-accel", "tcg,thread=multi", "-cpu", "EPYC,+svm"]);
+    add(&["-machine", "pc", "-accel", "tcg,thread=multi", "-cpu", "EPYC,+svm"]);
     add(&["-smp", &cpus.to_string(), "-m", &memory_mib.to_string()]);
-    add(&["-kernel", &text(&parts.kernel), "-initrd", &text(&parts.initrd)]);
+    add(&["-kernel", &text(&parts.kernel), "-initrd", &initrd]);
     add(&["-append", &kernel_line]);
     add(&["-chardev", "file,id=console,path=/dev/fd/1", "-serial", "chardev:console"]);
     add(&["-chardev", "socket,id=job,fd=0", "-device", "virtio-serial-pci"]);
@@ -116,6 +116,11 @@ fn arguments(machine: &Machine) -> Vec<String> {
     }
     words.extend(extra.iter().cloned());
     words
+}
+
+/// A path by which another process of ours reaches a file without a name.
+fn reachable(file: &File) -> String {
+    format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd())
 }
 
 fn text(path: &std::path::Path) -> String {
