@@ -5,7 +5,9 @@ mod cache;
 mod command;
 mod debian;
 mod host;
+mod icount;
 mod image;
+mod kernel;
 mod packages;
 
 use std::ffi::OsString;
@@ -37,6 +39,10 @@ enum Top {
     /// Use the emulated host: a small Debian machine with hardware KVM, on any machine
     #[command(subcommand)]
     Host(HostCommand),
+    /// Build guest kernels, and print the path of each
+    Kernel(kernel::KernelArgs),
+    /// Count the instructions of a guest kernel from its entry to its first process
+    Icount(icount::IcountArgs),
 }
 
 #[derive(Subcommand)]
@@ -106,6 +112,8 @@ fn run() -> Result<i32> {
             job.environment.push(("TERM".into(), term));
             job.interact()
         }
+        Top::Kernel(arguments) => kernel::run(&arguments).map(|()| 0),
+        Top::Icount(arguments) => icount::run(&arguments).map(|()| 0),
     }
 }
 

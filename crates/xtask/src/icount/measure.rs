@@ -1,0 +1,245 @@
+//! One measured boot: QEMU without hardware acceleration, with the counting plugin.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use super::symbols::Symbols;
+
+/// Debian packages that a measurement needs.
+pub(crate) const PACKAGES: &[&str] = &["qemu-system-x86", "gcc", "binutils", "e2fsprogs"];
+
+const PLUGIN: &str = include_str!("plugin.c");
+const INIT: &str = include_str!("init.c");
+const TIMEOUT: Duration = Duration::from_secs(180);
+
+/// First instruction of a kernel that is booted by its PVH note.
+const ENTRY: &str = "pvh_start_xen";
+/// Kernel side of the first process: runs after everything that runs at low addresses, before user space.
+const ARMED: &str = "kernel_init";
+/// Waits for hardware that only this emulated machine has: no PIT answers, and the frequency of the
+/// local APIC is unknown. A guest of KVM takes both from its hypervisor and never runs this.
+const NOT_COUNTED: &[&str] = &["quick_pit_calibrate", "setup_boot_APIC_clock", "lapic_cal_handler"];
+
+/// What to boot.
+#[derive(Clone, Debug)]
+pub(crate) struct Guest {
+    /// ELF kernel with its symbol table.
+    pub(crate) kernel: PathBuf,
+    /// Memory of the machine.
+    pub(crate) memory_mib: u32,
+    /// Devices and processors described by ACPI; else by the command line and the MP table.
+    pub(crate) acpi: bool,
+    /// What precedes the root filesystem and the measurement's own options on the command line.
+    pub(crate) cmdline: String,
+}
+
+/// Instructions from the kernel's entry to the first one of user space.
+#[derive(Debug, Default)]
+pub(crate) struct Count {
+    /// As a processor counts them: a repeated string instruction is one.
+    pub(crate) retired: u64,
+    /// Every round of a repeated string instruction counted.
+    pub(crate) rounds: u64,
+    /// Instructions by kernel function.
+    pub(crate) functions: BTreeMap<String, u64>,
+    /// Names of initialisation functions in the order they ran, each with the count reached before it.
+    pub(crate) phases: Vec<(String, u64)>,
+    /// The whole command line.
+    pub(crate) cmdline: String,
+}
+
+/// Boots `guest` and counts. The same inputs give the same numbers.
+pub(crate) fn measure(guest: &Guest) -> Result<Count> {
+    let scratch = Scratch::new()?;
+    let dir = &scratch.0;
+    let symbols = Symbols::read(&guest.kernel)?;
+    prepare(dir, &symbols)?;
+    let cmdline = format!("{} root=/dev/vda ro panic=-1 tsc_early_khz=1000000", guest.cmdline);
+    boot(guest, dir, &plugin_argument(&symbols)?, &cmdline)?;
+
+    let report = dir.join("report");
+    let report = fs::read_to_string(&report).with_context(|| {
+        let console = fs::read_to_string(dir.join("console")).unwrap_or_default();
+        format!("the guest reached no user space; its console:\n{console}")
+    })?;
+    let mut count = parse(&report, &symbols)?;
+    count.cmdline = cmdline;
+    Ok(count)
+}
+
+/// Compiles plugin and init, makes the root filesystem, writes the list of marks.
+fn prepare(dir: &Path, symbols: &Symbols) -> Result<()> {
+    fs::write(dir.join("plugin.c"), PLUGIN)?;
+    fs::write(dir.join("init.c"), INIT)?;
+    run(dir, "gcc", &["-O2", "-shared", "-fPIC", "-o", "plugin.so", "plugin.c"])?;
+    fs::create_dir_all(dir.join("root/sbin"))?;
+    fs::create_dir_all(dir.join("root/dev"))?;
+    run(dir, "gcc", &["-O2", "-static", "-nostdlib", "-o", "root/sbin/init", "init.c"])?;
+    let uuid = "00000000-0000-0000-0000-000000000001";
+    let seed = format!("hash_seed={uuid}");
+    run(
+        dir,
+        "mke2fs",
+        &["-q", "-t", "ext4", "-d", "root", "-U", uuid, "-E", &seed, "root.ext4", "16M"],
+    )?;
+    let marks: Vec<String> =
+        symbols.initialisers().map(|address| format!("{address:x}\n")).collect();
+    fs::write(dir.join("marks"), marks.concat())?;
+    Ok(())
+}
+
+fn plugin_argument(symbols: &Symbols) -> Result<String> {
+    let address = |name: &str| {
+        let range = symbols.range(name);
+        range.with_context(|| format!("the kernel has no symbol {name}"))
+    };
+    let mut argument = format!(
+        "./plugin.so,out=report,marks=marks,entry={:x},armed={:x}",
+        address(ENTRY)?.start,
+        address(ARMED)?.start
+    );
+    for range in NOT_COUNTED.iter().filter_map(|name| symbols.range(name)) {
+        argument += &format!(",exclude={:x}-{:x}", range.start, range.end);
+    }
+    Ok(argument)
+}
+
+fn boot(guest: &Guest, dir: &Path, plugin: &str, cmdline: &str) -> Result<()> {
+    let acpi = if guest.acpi { "on" } else { "off" };
+    let machine = format!("microvm,acpi={acpi},pit=off,pic=off,x-option-roms=off");
+    let kernel = fs::canonicalize(&guest.kernel)
+        .with_context(|| format!("find {}", guest.kernel.display()))?;
+    let mut qemu = Command::new("qemu-system-x86_64");
+    qemu.current_dir(dir)
+        .args(["-M", &machine, "-accel", "tcg", "-cpu", "max", "-smp", "1"])
+        .args(["-m", &guest.memory_mib.to_string()])
+        .args(["-nodefaults", "-no-user-config", "-no-reboot"])
+        .args(["-display", "none", "-serial", "file:console"])
+        // One instruction is one nanosecond; nothing is taken from the host's clock or randomness.
+        .args(["-icount", "shift=0", "-seed", "1"])
+        .args(["-rtc", "base=2024-01-01,clock=vm"])
+        .args(["-global", "virtio-mmio.force-legacy=false"])
+        .args(["-global", "virtio-mmio.ioeventfd=off"])
+        .args(["-drive", "id=root,if=none,format=raw,file=root.ext4,readonly=on"])
+        .args(["-device", "virtio-blk-device,drive=root"])
+        .args(["-netdev", "user,id=net,restrict=on"])
+        .args(["-device", "virtio-net-device,netdev=net,mac=52:54:00:12:34:56"])
+        .args(["-object", "rng-builtin,id=rng"])
+        .args(["-device", "virtio-rng-device,rng=rng"])
+        .arg("-kernel")
+        .arg(kernel)
+        .args(["-append", cmdline, "-plugin", plugin])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::from(File::create(dir.join("errors"))?));
+    let mut child = qemu.spawn().context("run qemu-system-x86_64")?;
+    let start = Instant::now();
+    let status = loop {
+        if let Some(status) = child.try_wait()? {
+            break status;
+        }
+        if start.elapsed() > TIMEOUT {
+            child.kill()?;
+            child.wait()?;
+            let console = fs::read_to_string(dir.join("console")).unwrap_or_default();
+            bail!("no user space after {} s; the guest's console:\n{console}", TIMEOUT.as_secs());
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    };
+    let errors = fs::read_to_string(dir.join("errors")).unwrap_or_default();
+    ensure!(status.success(), "QEMU failed ({status}): {}", errors.trim());
+    Ok(())
+}
+
+fn parse(report: &str, symbols: &Symbols) -> Result<Count> {
+    let mut count = Count::default();
+    for line in report.lines() {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let unread = || format!("report of the plugin: {line}");
+        match fields.as_slice() {
+            ["retired", n] => count.retired = n.parse().with_context(unread)?,
+            ["iterations", n] => count.rounds = n.parse().with_context(unread)?,
+            ["excluded", _] => {}
+            ["mark", address, n] => {
+                let name = symbols.name(hexadecimal(address)?);
+                count.phases.push((name.to_owned(), n.parse().with_context(unread)?));
+            }
+            ["at", address, n] => {
+                let name = symbols.name(hexadecimal(address)?).to_owned();
+                let n: u64 = n.parse().with_context(unread)?;
+                *count.functions.entry(name).or_default() += n;
+            }
+            _ => bail!(unread()),
+        }
+    }
+    ensure!(count.retired > 0, "the plugin counted nothing");
+    count.phases.sort_by_key(|&(_, reached)| reached);
+    Ok(count)
+}
+
+fn hexadecimal(text: &str) -> Result<u64> {
+    u64::from_str_radix(text, 16).with_context(|| format!("not an address: {text}"))
+}
+
+fn run(dir: &Path, program: &str, args: &[&str]) -> Result<()> {
+    let output = Command::new(program)
+        .args(args)
+        .current_dir(dir)
+        .output()
+        .with_context(|| format!("run {program} (packages: {})", PACKAGES.join(" ")))?;
+    let errors = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{program} failed: {}", errors.trim());
+    Ok(())
+}
+
+/// A directory that goes with its owner.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new() -> Result<Self> {
+        let dir = std::env::temp_dir().join(format!("vmm-icount-{}", std::process::id()));
+        fs::create_dir(&dir).with_context(|| format!("create {}", dir.display()))?;
+        Ok(Self(dir))
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // What stays behind is a few files in the temporary directory.
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn report_is_attributed_to_functions() {
+        let symbols = Symbols::parse(
+            "ffffffff81000000 T first\nffffffff81000010 t second\nffffffff81000020 T _sinittext\n",
+        );
+        let report = "retired 12\niterations 15\nexcluded 3\nmark ffffffff81000010 7\n\
+                      at ffffffff81000004 5\nat ffffffff81000008 2\nat ffffffff81000010 5\nat 0 0\n";
+        let count = symbols.and_then(|symbols| parse(report, &symbols));
+        let Ok(count) = count else {
+            panic!("not parsed: {count:?}");
+        };
+        assert_eq!((count.retired, count.rounds), (12, 15));
+        assert_eq!(count.functions.get("first"), Some(&7));
+        assert_eq!(count.functions.get("second"), Some(&5));
+        assert_eq!(count.phases, [("second".to_owned(), 7)]);
+    }
+
+    #[test]
+    fn report_with_an_unknown_record_is_refused() {
+        let symbols = Symbols::parse("ffffffff81000000 T first\n");
+        let count = symbols.and_then(|symbols| parse("retired 1\nsurprise 2\n", &symbols));
+        assert!(count.is_err_and(|error| error.to_string().contains("surprise")));
+    }
+}
