@@ -3,6 +3,7 @@
 use std::fmt;
 
 use super::end::End;
+use crate::doctor;
 use crate::machine::Machine;
 
 /// How many of the last console lines are shown.
@@ -80,8 +81,18 @@ impl Explanation {
     pub fn of(end: &End, machine: &Machine) -> Option<Self> {
         let console = machine.console().last_lines(usize::MAX);
         let last_exit = machine.vcpus().first().map(|vcpu| vcpu.last_exit().to_string());
-        explain(end, console, last_exit.unwrap_or_default())
+        let mut explanation = explain(end, console, last_exit.unwrap_or_default())?;
+        if let End::Kvm { .. } = end {
+            explanation.cause = host_cause().or(explanation.cause);
+        }
+        Some(explanation)
     }
+}
+
+/// A failure of KVM has its cause in the host, more often than not in one that emulates guests.
+fn host_cause() -> Option<String> {
+    let (what, fix) = doctor::kvm_mode().ok()?.explanation()?;
+    Some(format!("{what}; {fix}"))
 }
 
 fn explain(end: &End, console: Vec<String>, last_exit: String) -> Option<Explanation> {
