@@ -7,7 +7,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 
 use crate::cache::{Cache, Key};
-use crate::{command, image};
+use crate::{command, image, packages};
 
 /// Packages [`StockKernel::ensure`] needs.
 pub(crate) const PACKAGES: &[&str] = &["apt", "dpkg", "kmod"];
@@ -42,6 +42,11 @@ impl StockKernel {
         self.directory.join("vmlinuz")
     }
 
+    /// The configuration it was built with.
+    pub(crate) fn config(&self) -> PathBuf {
+        self.directory.join("config")
+    }
+
     /// The directory that holds `lib/modules`, with the dependency tables of depmod.
     pub(crate) fn root(&self) -> &Path {
         &self.directory
@@ -67,13 +72,8 @@ impl StockKernel {
 fn fetch(entry: &Path) -> Result<()> {
     let package = dependency_of_meta_package()?;
     eprintln!("kernel: fetching {package} (Debian's stock kernel, not installed on this machine)");
-    command::run(
-        Command::new("apt-get").args(["download", "--quiet", &package]).current_dir(entry),
-    )?;
-    let archive = entry.join(only_entry(entry)?);
     let unpacked = entry.join("unpacked");
-    command::run(Command::new("dpkg-deb").arg("--extract").arg(&archive).arg(&unpacked))?;
-    fs::remove_file(&archive)?;
+    unpack(&package, &unpacked)?;
     let boot = unpacked.join("boot");
     let release = only_entry(&unpacked.join("lib/modules"))?;
     fs::rename(boot.join(format!("vmlinuz-{release}")), entry.join("vmlinuz"))?;
@@ -85,8 +85,24 @@ fn fetch(entry: &Path) -> Result<()> {
     command::run(&mut depmod)
 }
 
+/// Fetches a Debian package through apt and unpacks its files into the new directory `into`.
+///
+/// # Errors
+/// apt does not offer or deliver it.
+pub(crate) fn unpack(package: &str, into: &Path) -> Result<()> {
+    fs::create_dir(into).with_context(|| format!("create {}", into.display()))?;
+    packages::refresh_lists_for(package)?;
+    let mut fetch = Command::new("apt-get");
+    fetch.args(["download", "--quiet", package]).current_dir(into);
+    command::run(&mut fetch)?;
+    let archive = into.join(only_entry(into)?);
+    command::run(Command::new("dpkg-deb").arg("--extract").arg(&archive).arg(into))?;
+    Ok(fs::remove_file(&archive)?)
+}
+
 /// The versioned kernel package behind the meta package.
 fn dependency_of_meta_package() -> Result<String> {
+    packages::refresh_lists_for(META_PACKAGE)?;
     let mut show = Command::new("apt-cache");
     let printed = command::stdout(show.args(["depends", "--important", META_PACKAGE]))?;
     let printed = String::from_utf8_lossy(&printed);

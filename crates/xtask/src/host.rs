@@ -20,6 +20,7 @@ use std::time::Duration;
 use anyhow::Result;
 
 pub(crate) use session::HostError;
+pub(crate) use terminal::is_interactive;
 
 use crate::cache::Cache;
 use payload::Payload;
@@ -54,17 +55,6 @@ pub(crate) struct Job {
     pub(crate) qemu: Vec<String>,
 }
 
-/// What a command left when it ended.
-#[derive(Clone, Debug)]
-pub(crate) struct Captured {
-    /// The exit status; 128+n after signal n.
-    pub(crate) status: i32,
-    /// All it wrote to its standard output.
-    pub(crate) stdout: Vec<u8>,
-    /// All it wrote to its standard error.
-    pub(crate) stderr: Vec<u8>,
-}
-
 impl Job {
     /// A job that runs `command` in a host of the usual size.
     pub(crate) fn new<W: Into<OsString>>(command: impl IntoIterator<Item = W>) -> Self {
@@ -88,16 +78,6 @@ impl Job {
         let session = self.start(None)?;
         session.feed(Box::new(io::stdin()));
         session.relay(&mut Sinks { stdout: &mut io::stdout(), stderr: &mut io::stderr() })
-    }
-
-    /// Runs the command without input and returns its exit status and all it printed.
-    ///
-    /// # Errors
-    /// As [`Job::run`].
-    pub(crate) fn capture(&self) -> Result<Captured> {
-        let (mut stdout, mut stderr) = (vec![], vec![]);
-        let status = self.relay_to(&mut stdout, &mut stderr)?;
-        Ok(Captured { status, stdout, stderr })
     }
 
     /// Runs the command without input, its output going to `stdout` and `stderr` as it comes.
@@ -128,7 +108,12 @@ impl Job {
         let cache = Cache::of_user()?;
         let parts = image::ensure(&cache)?;
         let command = self.command.iter().map(|word| word.as_bytes().to_vec()).collect();
-        let mut payload = Payload::new(command, self.environment.clone(), terminal);
+        let mut environment = self.environment.clone();
+        if terminal.is_some() {
+            let term = std::env::var("TERM").unwrap_or_else(|_| "linux".into());
+            environment.push(("TERM".into(), term));
+        }
+        let mut payload = Payload::new(command, environment, terminal);
         for (source, target) in &self.copy {
             payload.copy(source, target)?;
         }

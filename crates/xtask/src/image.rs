@@ -1,10 +1,9 @@
 //! ext4 images made from a directory, without mounting anything.
 
-use std::fs::File;
 use std::path::Path;
 use std::process::Command;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
 use crate::{command, packages};
 
@@ -26,16 +25,6 @@ pub(crate) fn ext4(tree: &Path, image: &Path, size_mib: u64) -> Result<()> {
     // Debian keeps it out of the path of ordinary users.
     mke2fs.env("PATH", path_with_sbin());
     command::run(&mut mke2fs)
-}
-
-/// A sparse file of zeros at `path`.
-///
-/// # Errors
-/// The file exists or cannot be created.
-#[cfg(test)]
-pub(crate) fn blank(path: &Path, size_mib: u64) -> Result<()> {
-    let file = File::create_new(path).with_context(|| format!("create {}", path.display()))?;
-    Ok(file.set_len(size_mib << 20)?)
 }
 
 /// `program`, run so that the caller's files look owned by root.

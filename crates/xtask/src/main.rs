@@ -1,14 +1,20 @@
 //! Developer commands of the project.
 
 mod archive;
+mod artifacts;
 mod cache;
 mod command;
 mod debian;
+mod demo;
 mod host;
 mod icount;
 mod image;
 mod kernel;
 mod packages;
+mod rootfs;
+mod test;
+mod totals;
+mod workspace;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -18,7 +24,9 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
 
+use cache::Cache;
 use host::{HostError, Job};
+use workspace::Profile;
 
 /// Exit status when the emulated host failed, as opposed to the command in it.
 const HOST_FAILED: u8 = 125;
@@ -27,6 +35,9 @@ const HOST_FAILED: u8 = 125;
 const TIMED_OUT: u8 = 124;
 
 /// Developer commands: guest kernels, root filesystems, test hosts, tests, the demonstration.
+///
+/// Each command does all of its own set-up: it installs missing Debian packages (with sudo when not
+/// root, after naming them) and keeps what it builds in ~/.cache/vmm.
 #[derive(Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask")]
 struct Cli {
@@ -36,6 +47,26 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Top {
+    /// Boot a Linux guest with a disk and a network
+    ///
+    /// On a terminal: a shell in the guest; leave it with `poweroff` or Ctrl-a x. Without one: a
+    /// scripted visit, which prints what it saw and ends with `demo: ok`. The guest boots here when
+    /// this machine's KVM runs guest kernels in hardware, else in the emulated host.
+    Demo,
+    /// Run every test, each in a place that can run it
+    ///
+    /// Ends with one line of totals. A place that cannot run counts as a failure. Examples:
+    ///   cargo xtask test                 everything
+    ///   cargo xtask test native          only what needs no guest kernel
+    ///   cargo xtask test guest block     guest tests with `block` in their name
+    #[command(verbatim_doc_comment)]
+    Test(test::TestArgs),
+    /// Build guest kernels and print where they are
+    Kernel(kernel::KernelArgs),
+    /// Count the instructions of a guest kernel from its entry to its first process
+    Icount(icount::IcountArgs),
+    /// Build the root filesystems and print where they are
+    Rootfs,
     /// Use the emulated host: a small Debian machine with hardware KVM, on any machine
     #[command(subcommand)]
     Host(HostCommand),
@@ -49,18 +80,23 @@ enum Top {
 enum HostCommand {
     /// Run one command in a fresh emulated host and exit with its status
     ///
-    /// The command runs as root in /root with the fresh build of vmm on its PATH; the cache's
-    /// kernels and root filesystems are under /srv/vmm. Its streams are ours. Status 125: the host
-    /// failed; 124: time ran out; otherwise the command's own.
+    /// The command runs as root in /root, with the fresh build of vmm on its PATH and the cache's
+    /// kernels and root filesystems under /srv/vmm. Its streams are ours, its arguments are passed
+    /// as they are. Exit status: 124 time ran out, 125 the host failed, else the command's own.
+    ///   cargo xtask host run -- ls -l /dev/kvm /srv/vmm/kernels
+    ///   cargo xtask host run --copy ./disk.img:/root/disk.img -- fio --filename=disk.img ...
+    #[command(verbatim_doc_comment)]
     Run(RunArgs),
-    /// Open a shell in a fresh emulated host; `exit` throws the host away
-    Shell(Size),
+    /// Open a shell in a fresh emulated host; leaving it throws the host away
+    ///
+    /// The fresh build of vmm is on its PATH, kernels and root filesystems are under /srv/vmm.
+    Shell(HostArgs),
 }
 
 #[derive(Args)]
 struct RunArgs {
     #[command(flatten)]
-    size: Size,
+    host: HostArgs,
     /// End the command after this long
     #[arg(long, value_name = "SECONDS")]
     timeout: Option<u64>,
@@ -70,7 +106,7 @@ struct RunArgs {
 }
 
 #[derive(Args)]
-struct Size {
+struct HostArgs {
     /// Copy a file or directory into the host before (may be repeated)
     #[arg(long, value_name = "SRC:DST")]
     copy: Vec<String>,
@@ -80,6 +116,12 @@ struct Size {
     /// Memory of the host in MiB
     #[arg(long, default_value_t = 4096, value_name = "MIB")]
     memory: u32,
+    /// Build vmm with the development profile: sooner done, slower to run
+    #[arg(long)]
+    dev: bool,
+    /// Go without vmm, kernels and root filesystems: nothing is built but the host
+    #[arg(long, conflicts_with = "dev")]
+    bare: bool,
 }
 
 fn main() -> ExitCode {
@@ -101,30 +143,52 @@ fn main() -> ExitCode {
 
 fn run() -> Result<i32> {
     match Cli::parse().command {
+        Top::Demo => demo::run(),
+        Top::Test(arguments) => test::run(&arguments),
+        Top::Kernel(arguments) => {
+            packages::ensure(kernel::PACKAGES)?;
+            kernel::run(&arguments).map(|()| 0)
+        }
+        Top::Icount(arguments) => icount::run(&arguments).map(|()| 0),
+        Top::Rootfs => build_rootfs().map(|()| 0),
         Top::Host(HostCommand::Run(arguments)) => {
-            let mut job = job(arguments.command, &arguments.size)?;
+            let mut job = host_job(arguments.command, &arguments.host)?;
             job.timeout = arguments.timeout.map(Duration::from_secs);
             job.run()
         }
-        Top::Host(HostCommand::Shell(size)) => {
-            let term = std::env::var("TERM").unwrap_or_else(|_| "linux".into());
-            let mut job = job(vec!["/bin/bash".into(), "-l".into()], &size)?;
-            job.environment.push(("TERM".into(), term));
-            job.interact()
+        Top::Host(HostCommand::Shell(arguments)) => {
+            host_job(vec!["/bin/bash".into(), "-l".into()], &arguments)?.interact()
         }
         Top::Kernel(arguments) => kernel::run(&arguments).map(|()| 0),
         Top::Icount(arguments) => icount::run(&arguments).map(|()| 0),
     }
 }
 
-fn job(command: Vec<OsString>, size: &Size) -> Result<Job> {
+fn host_job(command: Vec<OsString>, arguments: &HostArgs) -> Result<Job> {
     let mut job = Job::new(command);
-    job.cpus = size.cpus;
-    job.memory_mib = size.memory;
-    for copy in &size.copy {
+    job.cpus = arguments.cpus;
+    job.memory_mib = arguments.memory;
+    if !arguments.bare {
+        let profile = if arguments.dev { Profile::Dev } else { Profile::Release };
+        let vmm = workspace::build_vmm(profile)?;
+        job.copy.push((vmm, PathBuf::from(host::BIN).join("vmm")));
+        let cache = Cache::of_user()?;
+        job.artifacts = Some(artifacts::disk(&cache, &artifacts::all(&cache)?)?);
+    }
+    for copy in &arguments.copy {
         let (from, to) =
-            copy.rsplit_once(':').with_context(|| format!("--copy {copy}: SRC:DST"))?;
+            copy.rsplit_once(':').with_context(|| format!("--copy {copy}: write it as SRC:DST"))?;
         job.copy.push((PathBuf::from(from), PathBuf::from(to)));
     }
     Ok(job)
+}
+
+fn build_rootfs() -> Result<()> {
+    let cache = Cache::of_user()?;
+    let busybox = rootfs::busybox(&cache)?;
+    let debian = rootfs::debian(&cache)?;
+    for path in [busybox.ext4, busybox.cpio, debian.vmlinuz, debian.initrd] {
+        println!("{}", path.display());
+    }
+    Ok(())
 }

@@ -17,8 +17,8 @@ pub(crate) fn ensure(packages: &[&str]) -> Result<()> {
         return Ok(());
     }
     eprintln!("packages: installing {}", missing.join(" "));
-    if !candidates_known(&missing)? {
-        apt_get(&["update"])?;
+    for package in &missing {
+        refresh_lists_for(package)?;
     }
     let mut install = vec!["install", "--yes", "--no-install-recommends"];
     install.extend(missing);
@@ -57,10 +57,16 @@ fn absent_from<'a>(listing: &str, packages: &[&'a str]) -> Vec<&'a str> {
     packages.iter().copied().filter(|package| !installed(package)).collect()
 }
 
-/// Whether apt's lists know every package of `packages`.
-fn candidates_known(packages: &[&str]) -> Result<bool> {
-    let output = Command::new("apt-cache").arg("show").args(packages).output();
-    Ok(output.context("run apt-cache")?.status.success())
+/// Fetches apt's package lists unless they offer `package`; a new machine has none.
+///
+/// # Errors
+/// apt is missing or cannot fetch them.
+pub(crate) fn refresh_lists_for(package: &str) -> Result<()> {
+    let show = Command::new("apt-cache").args(["show", package]).output();
+    if show.context("run apt-cache: the set-up needs a Debian system")?.status.success() {
+        return Ok(());
+    }
+    apt_get(&["update"])
 }
 
 fn apt_get(arguments: &[&str]) -> Result<()> {

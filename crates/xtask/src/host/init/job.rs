@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
@@ -60,7 +60,7 @@ pub(super) fn run(payload: &Payload, port: File) -> Result<()> {
 /// Relays the streams of the command until it ends; returns its exit status.
 fn attend(started: Started, incoming: File, port: &Port) -> Result<i32> {
     let Started { pid, stdin, outputs, terminal } = started;
-    thread::spawn(move || obey(incoming, stdin, terminal));
+    thread::spawn(move || obey(incoming, stdin, terminal.as_ref()));
     let relays: Vec<_> = outputs
         .into_iter()
         .map(|(from, wrap)| {
@@ -152,14 +152,14 @@ fn spawn(mut command: Command, payload: &Payload) -> std::io::Result<Pid> {
 }
 
 /// Carries out what the outside sends; without an outside there is nothing left to do.
-fn obey(mut incoming: File, stdin: File, terminal: Option<OwnedFd>) {
+fn obey(mut incoming: File, stdin: File, terminal: Option<&OwnedFd>) {
     let mut stdin = Some(stdin);
     let mut decoder = Decoder::default();
     let mut buffer = vec![0; MAX_PAYLOAD];
     while let Ok(count @ 1..) = incoming.read(&mut buffer) {
         decoder.push(buffer.get(..count).unwrap_or_default());
         while let Ok(Some(frame)) = decoder.next_frame() {
-            match (frame, &terminal) {
+            match (frame, terminal) {
                 (Frame::Stdin(bytes), _) if bytes.is_empty() => stdin = None,
                 (Frame::Stdin(bytes), _) => {
                     // A command that closed its standard input is free to do so.

@@ -1,0 +1,103 @@
+//! Kernels and root filesystems of the cache, as one disk for the emulated host.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+use crate::cache::{Cache, Key};
+use crate::kernel::{self, Arch};
+use crate::{image, packages, rootfs};
+
+/// The flavours of our own guest kernels.
+pub(crate) const FLAVOURS: &[&str] = &["minimal", "container"];
+
+/// A file and the path at which it is offered, relative to `/srv/vmm`.
+#[derive(Clone, Debug)]
+pub(crate) struct Artifact {
+    path: String,
+    source: PathBuf,
+}
+
+/// Room for the file system's own records, in MiB.
+const OVERHEAD_MIB: u64 = 16;
+
+/// Every kernel and root file system, built as needed.
+///
+/// # Errors
+/// One of them cannot be built.
+pub(crate) fn all(cache: &Cache) -> Result<Vec<Artifact>> {
+    let mut list = guest(cache, FLAVOURS)?;
+    let debian = rootfs::debian(cache)?;
+    list.push(artifact("kernels/debian/vmlinuz", debian.vmlinuz));
+    list.push(artifact("kernels/debian/initrd", debian.initrd));
+    list.push(artifact("kernels/debian/config", debian.config));
+    Ok(list)
+}
+
+/// Our kernels of these `flavours` and the BusyBox root file system, built as needed.
+///
+/// # Errors
+/// One of them cannot be built.
+pub(crate) fn guest(cache: &Cache, flavours: &[&str]) -> Result<Vec<Artifact>> {
+    packages::ensure(kernel::PACKAGES)?;
+    let mut list = vec![];
+    for flavour in flavours {
+        let built = kernel::ensure(flavour, Arch::X86_64)?;
+        list.push(artifact(&format!("kernels/{flavour}/vmlinux"), built.vmlinux));
+        list.push(artifact(&format!("kernels/{flavour}/bzImage"), built.bzimage));
+        list.push(artifact(&format!("kernels/{flavour}/config"), built.config));
+    }
+    let busybox = rootfs::busybox(cache)?;
+    list.push(artifact("rootfs/busybox.ext4", busybox.ext4));
+    list.push(artifact("rootfs/busybox.cpio", busybox.cpio));
+    Ok(list)
+}
+
+/// An ext4 image that holds `list`.
+///
+/// # Errors
+/// A file is missing, or the cache cannot be written.
+pub(crate) fn disk(cache: &Cache, list: &[Artifact]) -> Result<PathBuf> {
+    // The sources are cache entries: their paths name their contents.
+    let key = list.iter().fold(Key::new(), |key, Artifact { path, source }| {
+        key.with(path, source.as_os_str().as_encoded_bytes())
+    });
+    let entry = cache.entry("artifacts", &key, |entry| {
+        let tree = entry.join("tree");
+        let mut size = 0;
+        for Artifact { path, source } in list {
+            size += place(source, &tree.join(path))?;
+        }
+        let size_mib = (size >> 20) * 9 / 8 + OVERHEAD_MIB;
+        image::ext4(&tree, &entry.join("artifacts.ext4"), size_mib)?;
+        Ok(fs::remove_dir_all(&tree)?)
+    })?;
+    Ok(entry.join("artifacts.ext4"))
+}
+
+impl Artifact {
+    /// Where the file is on this machine.
+    pub(crate) fn source(&self) -> &Path {
+        &self.source
+    }
+
+    /// Where the file is below `/srv/vmm`.
+    pub(crate) fn path(&self) -> &str {
+        &self.path
+    }
+}
+
+fn artifact(path: &str, source: PathBuf) -> Artifact {
+    Artifact { path: path.to_owned(), source }
+}
+
+/// Makes `source` appear at `target`; returns the bytes it takes on the disk.
+fn place(source: &Path, target: &Path) -> Result<u64> {
+    fs::create_dir_all(target.parent().unwrap_or(target))?;
+    if fs::hard_link(source, target).is_err() {
+        fs::copy(source, target).with_context(|| format!("copy {}", source.display()))?;
+    }
+    Ok(fs::metadata(target)?.blocks() * 512)
+}

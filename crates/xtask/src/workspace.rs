@@ -1,0 +1,170 @@
+//! This workspace: where it is, and what cargo builds from it.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+
+use crate::command;
+
+/// How to build `vmm`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Profile {
+    /// Quick to build, with assertions.
+    Dev,
+    /// What users get.
+    Release,
+}
+
+/// A test program cargo built.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct TestProgram {
+    /// The name of the test target.
+    pub(crate) name: String,
+    /// The program.
+    pub(crate) path: PathBuf,
+}
+
+/// A test target that plain `cargo test` leaves out.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct GuestTest {
+    /// The package it belongs to.
+    pub(crate) package: String,
+    /// The name of the target.
+    pub(crate) name: String,
+}
+
+/// The root directory of the workspace.
+pub(crate) fn root() -> PathBuf {
+    // Cargo sets the variable for what it runs; the other is where this program was built.
+    let running = std::env::var_os("CARGO_MANIFEST_DIR").map(PathBuf::from);
+    let here = running.filter(|path| path.ends_with("crates/xtask"));
+    let here = here.unwrap_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")));
+    here.ancestors().nth(2).map_or(here.clone(), Path::to_owned)
+}
+
+/// `cargo`, to be run in the workspace.
+pub(crate) fn cargo() -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(root());
+    command
+}
+
+/// Builds the `vmm` command and returns its path. Cargo's progress goes to standard error.
+///
+/// # Errors
+/// It does not build.
+pub(crate) fn build_vmm(profile: Profile) -> Result<PathBuf> {
+    let mut arguments = vec!["build", "--package", "vmm", "--bin", "vmm"];
+    if profile == Profile::Release {
+        arguments.push("--release");
+    }
+    let built = executables(&build(&arguments)?);
+    let vmm = built.into_iter().find(|program| program.name == "vmm");
+    Ok(vmm.context("cargo built no program named vmm")?.path)
+}
+
+/// The test targets that declare `test = false`: those that boot guests.
+///
+/// # Errors
+/// cargo cannot read the workspace.
+pub(crate) fn guest_tests() -> Result<Vec<GuestTest>> {
+    let mut metadata = cargo();
+    metadata.args(["metadata", "--no-deps", "--format-version", "1"]);
+    let metadata = serde_json::from_slice(&command::stdout(&mut metadata)?)?;
+    Ok(undeclared_tests(&metadata))
+}
+
+/// Builds the programs of `tests`.
+///
+/// # Errors
+/// They do not build.
+pub(crate) fn build_guest_tests(tests: &[GuestTest]) -> Result<Vec<TestProgram>> {
+    let mut arguments = vec!["test", "--no-run"];
+    for test in tests {
+        arguments.extend(["--package", &test.package, "--test", &test.name]);
+    }
+    let mut programs = executables(&build(&arguments)?);
+    programs.retain(|program| tests.iter().any(|test| test.name == program.name));
+    programs.sort_by(|a, b| a.name.cmp(&b.name));
+    anyhow::ensure!(programs.len() == tests.len(), "cargo did not build all of {tests:?}");
+    Ok(programs)
+}
+
+/// Runs cargo with `arguments`, showing its diagnostics; returns its messages.
+fn build(arguments: &[&str]) -> Result<Vec<Value>> {
+    let mut cargo = cargo();
+    cargo.args(arguments).arg("--message-format=json-render-diagnostics");
+    let line = command::describe(&cargo);
+    let output = cargo
+        .stdin(Stdio::null())
+        .stderr(Stdio::inherit())
+        .output()
+        .with_context(|| format!("start `{line}`"))?;
+    anyhow::ensure!(output.status.success(), "`{line}` failed ({})", output.status);
+    let messages = String::from_utf8_lossy(&output.stdout).into_owned();
+    messages.lines().map(|line| Ok(serde_json::from_str(line)?)).collect()
+}
+
+fn executables(messages: &[Value]) -> Vec<TestProgram> {
+    let program = |message: &Value| {
+        let path = message.get("executable")?.as_str()?;
+        let name = message.get("target")?.get("name")?.as_str()?;
+        Some(TestProgram { name: name.to_owned(), path: OsString::from(path).into() })
+    };
+    messages.iter().filter_map(program).collect()
+}
+
+fn undeclared_tests(metadata: &Value) -> Vec<GuestTest> {
+    let list = |value: &Value, key: &str| {
+        value.get(key).and_then(Value::as_array).cloned().unwrap_or_default()
+    };
+    let text =
+        |value: &Value| value.get("name").and_then(Value::as_str).unwrap_or_default().to_owned();
+    let mut tests = vec![];
+    for package in list(metadata, "packages") {
+        for target in list(&package, "targets") {
+            let is_test = list(&target, "kind").iter().any(|kind| kind == "test");
+            if is_test && target.get("test") == Some(&Value::Bool(false)) {
+                tests.push(GuestTest { package: text(&package), name: text(&target) });
+            }
+        }
+    }
+    tests
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn guest_tests_are_the_test_targets_cargo_test_leaves_out() {
+        let metadata = json!({"packages": [{"name": "vmm", "targets": [
+            {"name": "vmm", "kind": ["bin"], "test": false},
+            {"name": "boot", "kind": ["test"], "test": false},
+            {"name": "architecture", "kind": ["test"], "test": true},
+        ]}]});
+        let expected = GuestTest { package: "vmm".into(), name: "boot".into() };
+        assert_eq!(undeclared_tests(&metadata), [expected]);
+    }
+
+    #[test]
+    fn programs_are_found_among_cargo_messages() {
+        let messages = [
+            json!({"reason": "build-script-executed", "package_id": "x"}),
+            json!({"target": {"name": "vmm"}, "executable": null}),
+            json!({"target": {"name": "vmm"}, "executable": "/t/vmm"}),
+        ];
+        let expected = TestProgram { name: "vmm".into(), path: "/t/vmm".into() };
+        assert_eq!(executables(&messages), [expected]);
+    }
+
+    #[test]
+    fn root_holds_the_workspace() {
+        assert!(root().join("Cargo.lock").is_file());
+    }
+}
