@@ -70,10 +70,6 @@ enum Top {
     /// Use the emulated host: a small Debian machine with hardware KVM, on any machine
     #[command(subcommand)]
     Host(HostCommand),
-    /// Build guest kernels, and print the path of each
-    Kernel(kernel::KernelArgs),
-    /// Count the instructions of a guest kernel from its entry to its first process
-    Icount(icount::IcountArgs),
 }
 
 #[derive(Subcommand)]
@@ -159,8 +155,6 @@ fn run() -> Result<i32> {
         Top::Host(HostCommand::Shell(arguments)) => {
             host_job(vec!["/bin/bash".into(), "-l".into()], &arguments)?.interact()
         }
-        Top::Kernel(arguments) => kernel::run(&arguments).map(|()| 0),
-        Top::Icount(arguments) => icount::run(&arguments).map(|()| 0),
     }
 }
 
