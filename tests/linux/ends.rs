@@ -1,0 +1,79 @@
+//! How guests end, and what is said about those that fail.
+
+use std::io::Read;
+
+use crate::guest::{Guest, run_words, signal, wait};
+
+#[test]
+fn power_off_and_reboot_end_with_success() {
+    for acpi in ["on", "off"] {
+        for command in ["poweroff -f", "reboot -f"] {
+            if (acpi, command) == ("off", "poweroff -f") {
+                // Without ACPI a kernel has no way to power off: see the next test.
+                continue;
+            }
+            let ended = Guest::minimal().args("--acpi").arg(acpi).run(command);
+            assert_eq!(ended.status, Some(0), "{command}, ACPI {acpi}: {ended:#?}");
+            assert_eq!(ended.stderr, "", "{command}, ACPI {acpi}");
+        }
+    }
+}
+
+#[test]
+fn halted_guest_is_noticed() {
+    let ended = Guest::minimal().args("--acpi off --cpus 2").run("halt -f");
+    assert_eq!(ended.status, Some(7), "{ended:#?}");
+    assert!(ended.stderr.contains("halted with interrupts disabled"), "{ended:#?}");
+}
+
+#[test]
+fn panic_has_its_own_status_and_the_last_lines_are_shown() {
+    let ended = Guest::minimal().run("echo c > /proc/sysrq-trigger; kill -9 1; exec 0<&-; sleep 1");
+    // Without SysRq the guest powers off: crash it by ending its init instead.
+    let ended = if ended.status == Some(0) {
+        Guest::minimal().append("init=/bin/true").boot()
+    } else {
+        ended
+    };
+    assert_eq!(ended.status, Some(4), "{ended:#?}");
+    assert!(ended.stderr.contains("the guest's kernel panicked"), "{ended:#?}");
+    assert!(ended.stderr.contains("Kernel panic - not syncing"), "{ended:#?}");
+}
+
+#[test]
+fn missing_root_filesystem_is_explained() {
+    let ended = Guest::bare("kernels/minimal/vmlinux").append("root=/dev/vda").boot();
+    assert_eq!(ended.status, Some(4), "{ended:#?}");
+    assert!(
+        ended.stderr.contains("likely cause: the kernel found no root filesystem"),
+        "{ended:#?}"
+    );
+    assert!(ended.stderr.contains("phase: "), "{ended:#?}");
+    assert!(ended.stderr.contains("last exit: "), "{ended:#?}");
+}
+
+#[test]
+fn silent_console_still_explains_a_panic() {
+    let ended =
+        Guest::bare("kernels/minimal/vmlinux").args("--console off").append("root=/dev/vda").boot();
+    assert_eq!(ended.console, "");
+    assert_eq!(ended.status, Some(4), "{ended:#?}");
+    assert!(ended.stderr.contains("Kernel panic - not syncing"), "{ended:#?}");
+}
+
+#[test]
+fn sigterm_ends_a_running_guest_with_its_number() {
+    let guest = Guest::minimal().append(&run_words("echo ready; sleep 100"));
+    let mut child = guest.start();
+    let mut output = child.stdout.take().expect("piped");
+    let mut seen = String::new();
+    let mut chunk = [0; 512];
+    while !seen.contains("ready") {
+        let count = output.read(&mut chunk).expect("read");
+        assert!(count > 0, "ended early: {seen}");
+        seen.push_str(&String::from_utf8_lossy(&chunk[..count]));
+    }
+    signal(child.id(), "TERM");
+    let ended = wait(child);
+    assert_eq!(ended.status, Some(143), "{ended:#?}");
+}

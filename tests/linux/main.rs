@@ -1,0 +1,10 @@
+//! Linux guests: real kernels with real drivers, on a KVM that runs them in hardware.
+//!
+//! These run in the emulated host (`cargo xtask test guest`), as root, with the cache's kernels and
+//! root filesystems under /srv/vmm and the fresh `vmm` on the PATH.
+
+mod block;
+mod boot;
+mod ends;
+mod guest;
+mod net;

@@ -1,0 +1,175 @@
+//! virtio-net on a TAP interface under a kernel's driver.
+
+use std::process::{Command, Stdio};
+
+use crate::guest::{Ended, Guest, run_words, wait};
+
+/// A TAP interface of the test's own, with an address; removed at the end.
+struct Cable {
+    tap: String,
+    host: String,
+    guest: String,
+}
+
+impl Cable {
+    /// Each test has a subnet of its own: they share one network namespace.
+    fn new(number: u8) -> Self {
+        let cable = Self {
+            tap: format!("vmmtest{number}"),
+            host: format!("172.30.{number}.1"),
+            guest: format!("172.30.{number}.2"),
+        };
+        ip(&format!("tuntap add dev {} mode tap", cable.tap));
+        ip(&format!("address add {}/24 dev {}", cable.host, cable.tap));
+        ip(&format!("link set {} up", cable.tap));
+        cable
+    }
+
+    /// A guest at the other end.
+    fn guest(&self, options: &str) -> Guest {
+        Guest::minimal()
+            .arg("--net")
+            .arg(format!("tap={}{options}", self.tap))
+            .append(&format!("ip={}::{}:255.255.255.0", self.guest, self.host))
+    }
+}
+
+impl Drop for Cable {
+    fn drop(&mut self) {
+        let _ = Command::new("ip").args(["link", "delete", &self.tap]).status();
+    }
+}
+
+fn ip(line: &str) {
+    assert!(Command::new("ip").args(line.split(' ')).status().expect("ip").success(), "ip {line}");
+}
+
+fn assert_succeeded(ended: &Ended) {
+    assert_eq!(ended.status, Some(0), "{ended:#?}");
+    assert!(ended.console.contains("vmm.run: exit status 0"), "{ended:#?}");
+}
+
+#[test]
+fn ping_reaches_the_host_with_every_size() {
+    let cable = Cable::new(1);
+    let host = &cable.host;
+    let console = cable.guest("").succeed(&format!(
+        "ping -c 3 -W 5 {host}; ping -c 2 -s 1472 -W 5 {host}; ping -c 2 -s 60000 -W 5 {host}"
+    ));
+    assert_eq!(console.matches("0% packet loss").count(), 3, "{console}");
+}
+
+#[test]
+fn mac_and_mtu_are_as_asked() {
+    let cable = Cable::new(2);
+    let console = cable
+        .guest(",mac=02:11:22:33:44:55,mtu=1300")
+        .succeed("cat /sys/class/net/eth0/address /sys/class/net/eth0/mtu");
+    assert!(console.contains("02:11:22:33:44:55\n1300\n"), "{console}");
+}
+
+#[test]
+fn mac_is_the_same_at_every_start_and_locally_administered() {
+    let cable = Cable::new(3);
+    let macs: Vec<String> = (0..2)
+        .map(|_| {
+            let console = cable.guest("").succeed("echo mac=$(cat /sys/class/net/eth0/address)");
+            let line = console.lines().find(|line| line.starts_with("mac=")).expect("a MAC");
+            line.to_owned()
+        })
+        .collect();
+    assert_eq!(macs[0], macs[1]);
+    assert!(macs[0].starts_with("mac=02:"), "{macs:?}");
+}
+
+/// Offloads on: segments far larger than the MTU cross the TAP in both directions, unharmed.
+#[test]
+fn bulk_tcp_arrives_unharmed_in_both_directions() {
+    const BYTES: u32 = 40_000_000;
+    let cable = Cable::new(4);
+    let server = |port: u16, pipe: &str| {
+        let line = format!("busybox nc -l -s {} -p {port} {pipe}", cable.host);
+        Command::new("timeout")
+            .args(["100", "sh", "-c", &line])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("server")
+    };
+    let sink = server(5001, "| sha256sum");
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let data = dir.path().join("data");
+    let made = format!("head -c {BYTES} /dev/urandom > {0}; sha256sum < {0}", data.display());
+    let sum = Command::new("sh").args(["-c", &made]).output().expect("data").stdout;
+    let source = server(5002, &format!("< {}", data.display()));
+    let host = &cable.host;
+    let script = format!(
+        "set -e; nc {host} 5002 > /tmp/d; sha256sum < /tmp/d; nc {host} 5001 < /tmp/d; ethtool -k eth0 || true"
+    );
+    let guest = cable.guest("").args("--memory 512M").append(&run_words(&script));
+    let ended = wait(guest.start());
+    assert_succeeded(&ended);
+    let sum = String::from_utf8_lossy(&sum).trim().to_owned();
+    assert!(ended.console.contains(&sum), "to the guest: {ended:#?}");
+    let returned = sink.wait_with_output().expect("sink").stdout;
+    assert_eq!(String::from_utf8_lossy(&returned).trim(), sum, "to the host");
+    source.wait_with_output().expect("source");
+}
+
+/// N6: frames that arrive while nobody listens do not stop the interface for good.
+#[test]
+fn traffic_resumes_after_a_flood_that_nobody_read() {
+    let cable = Cable::new(5);
+    let host = &cable.host;
+    let script = format!(
+        "set -e; ping -c 1 -W 5 {host}; ifconfig eth0 down; sleep 2; ifconfig eth0 {} up; ping -c 2 -W 5 {host}",
+        cable.guest
+    );
+    let guest = cable.guest("").append(&run_words(&script));
+    let child = guest.start();
+    let flood = format!("ping -b -q -f -w 8 172.30.5.255 -s 1000; ping -q -f -w 4 {}", cable.guest);
+    let flood =
+        Command::new("sh").args(["-c", &flood]).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+    let ended = wait(child);
+    flood.expect("ping").wait().expect("ping");
+    assert_succeeded(&ended);
+}
+
+/// N7: an interface deleted under a running guest costs its traffic, not the machine.
+#[test]
+fn deleted_interface_leaves_the_machine_alive() {
+    let cable = Cable::new(6);
+    let host = &cable.host;
+    let script = format!(
+        "ping -c 1 -W 5 {host}; echo ready; sleep 3; ping -c 2 -W 1 {host} || echo lost; true"
+    );
+    let guest = cable.guest("").append(&run_words(&script));
+    let child = guest.start();
+    std::thread::sleep(std::time::Duration::from_secs(2));
+    let id = child.id();
+    ip(&format!("link delete {}", cable.tap));
+    let ended = wait(child);
+    assert_succeeded(&ended);
+    assert!(id > 0 && ended.console.contains("lost"), "{ended:#?}");
+}
+
+#[test]
+fn interface_that_did_not_exist_is_gone_afterwards() {
+    let ended = Guest::minimal().args("--net tap=vmmtest7").append(&run_words("ip link")).boot();
+    assert_succeeded(&ended);
+    assert!(!std::path::Path::new("/sys/class/net/vmmtest7").exists());
+}
+
+#[test]
+fn busy_interface_is_refused_by_name() {
+    let cable = Cable::new(8);
+    let guest = cable.guest("").append(&run_words("sleep 60"));
+    let first = guest.start();
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    let second = cable.guest("").boot();
+    crate::guest::signal(first.id(), "TERM");
+    wait(first);
+    assert_eq!(second.status, Some(3), "{second:#?}");
+    assert!(second.stderr.contains("vmmtest8"), "{second:#?}");
+    assert!(second.stderr.contains("busy") || second.stderr.contains("in use"), "{second:#?}");
+}
