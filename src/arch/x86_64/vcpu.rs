@@ -90,7 +90,8 @@ fn disable_pmu(vm: &VmFd) -> Result<(), CpuError> {
 }
 
 /// Brings vCPU `index` of `count` into its start state: CPUID, MSRs and, for vCPU 0, the registers of the
-/// boot protocol. The others wait for the guest's INIT and SIPI.
+/// boot protocol. The others wait for the guest's INIT and SIPI; until then `KVM_RUN` on them may return
+/// `EAGAIN`, which means: run it again.
 ///
 /// # Errors
 /// KVM refuses one of the steps.
