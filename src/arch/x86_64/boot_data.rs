@@ -77,6 +77,7 @@ pub fn write_boot_data(mem: &GuestMemory, data: &BootData<'_>) -> Result<Entry, 
         return Err(BootDataError::Devices { devices: data.virtio_mmio.len() });
     }
     write_cmdline(mem, data)?;
+    write_bytes(mem, "the BIOS entry", layout::BIOS_ENTRY, &BIOS_RESTART)?;
     let rsdp = match data.description {
         Description::Acpi => Some(acpi::write(mem, data)?),
         Description::Legacy => {
@@ -91,6 +92,23 @@ pub fn write_boot_data(mem: &GuestMemory, data: &BootData<'_>) -> Result<Entry, 
     };
     Ok(Entry { protocol, address: data.kernel.entry(), start_info })
 }
+
+/// All the BIOS there is: real-mode code that writes the reset register. Linux with EFI support restarts
+/// this way on machines with hardware-reduced ACPI (Linux: arch/x86/kernel/reboot.c).
+const BIOS_RESTART: [u8; 9] = {
+    let [port_low, port_high] = layout::ACPI_RESET_PORT.to_le_bytes();
+    [
+        0xba,
+        port_low,
+        port_high, // mov $port, %dx
+        0xb0,
+        layout::ACPI_RESET, // mov $value, %al
+        0xee,               // out %al, (%dx)
+        0xf4,               // 1: hlt
+        0xeb,
+        0xfd, // jmp 1b
+    ]
+};
 
 fn write_cmdline(mem: &GuestMemory, data: &BootData<'_>) -> Result<(), BootDataError> {
     let mut cmdline = match data.description {
@@ -130,3 +148,6 @@ pub(super) fn write_bytes(
     mem.write_slice(bytes, GuestAddress(address))
         .map_err(|source| BootDataError::Write { what, source })
 }
+
+#[cfg(test)]
+mod tests;

@@ -97,5 +97,7 @@ pub(super) const LOW_RAM_END: u64 = 0xa_0000;
 pub(super) const ACPI_TABLES: u64 = 0xe_0000;
 /// MP table, in the area where kernels search.
 pub(super) const MP_TABLE: u64 = 0xf_0000;
+/// Where a processor goes that restarts through the BIOS: `ffff:0000` in real mode.
+pub(super) const BIOS_ENTRY: u64 = 0xf_fff0;
 /// First address a kernel may occupy.
 pub const KERNEL_START: u64 = 0x10_0000;

@@ -13,6 +13,10 @@ mod page_tables;
 mod probe;
 mod pvh;
 mod registers;
+#[cfg(test)]
+mod test_support;
+#[cfg(test)]
+mod tests;
 mod vcpu;
 mod zero_page;
 

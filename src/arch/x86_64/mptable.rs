@@ -104,3 +104,6 @@ fn set_checksum(bytes: &mut [u8], position: usize) {
         *checksum = sum.wrapping_neg();
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -101,3 +101,6 @@ fn madt(cpus: u8) -> MADT {
     madt.add_structure(IoApic::new(cpus, layout::IOAPIC_BASE, 0));
     madt
 }
+
+#[cfg(test)]
+mod tests;

@@ -151,3 +151,6 @@ fn append_frequencies(
         });
     }
 }
+
+#[cfg(test)]
+mod tests;

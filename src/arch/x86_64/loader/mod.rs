@@ -9,6 +9,8 @@ mod bzimage;
 mod elf;
 mod foreign;
 mod image;
+#[cfg(test)]
+mod tests;
 
 use std::fs::File;
 use std::io;
