@@ -1,9 +1,9 @@
 //! The configuration that a kernel built with `CONFIG_IKCONFIG` carries in its read-only data: a
 //! gzip stream between the marks `IKCFG_ST` and `IKCFG_ED` (Linux, `kernel/configs.c`).
 
-use std::io::Read;
+use std::io::{BufReader, Read};
 
-use flate2::read::GzDecoder;
+use flate2::bufread::GzDecoder;
 use memchr::memmem;
 
 use super::PreflightError;
@@ -15,17 +15,14 @@ const MARK: &[u8] = b"IKCFG_ST";
 /// Read-only data of a distribution's kernel is some MiB.
 const MAX_SCANNED: u64 = 64 << 20;
 
-/// Bytes looked through at a time.
-const STEP: usize = 256 << 10;
-
-/// A packed configuration is some tens of KiB.
-const MAX_PACKED: usize = 512 << 10;
+/// Bytes looked through at a time: few enough to stay in the processor's cache.
+const STEP: usize = 32 << 10;
 
 /// An unpacked configuration is some hundreds of KiB.
 const MAX_UNPACKED: u64 = 4 << 20;
 
-/// How a kernel was built.
-pub(super) struct Options(String);
+/// How a kernel was built: its configuration, every line of which follows a line break.
+pub(super) struct Options(Vec<u8>);
 
 /// What a kernel has of one option.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,16 +33,11 @@ pub(super) enum Setting {
 }
 
 impl Options {
-    fn new(text: &str) -> Self {
-        // Every line then begins after a line break.
-        Self(format!("\n{text}"))
-    }
-
     /// The setting of `CONFIG_{name}`.
     pub(super) fn get(&self, name: &str) -> Setting {
         let key = format!("\nCONFIG_{name}=");
-        let value = self.0.find(&key).and_then(|at| at.checked_add(key.len()));
-        match value.and_then(|at| self.0.as_bytes().get(at)) {
+        let value = memmem::find(&self.0, key.as_bytes()).and_then(|at| at.checked_add(key.len()));
+        match value.and_then(|at| self.0.get(at)) {
             Some(b'y') => Setting::BuiltIn,
             Some(b'm') => Setting::Module,
             _ => Setting::Absent,
@@ -90,17 +82,43 @@ fn scan(image: &Image, start: u64, len: u64) -> Result<Option<u64>, PreflightErr
 }
 
 fn unpack(image: &Image, mark: u64) -> Result<Option<Options>, PreflightError> {
-    let offset = mark.saturating_add(u64::try_from(MARK.len()).unwrap_or(0));
-    let packed = image.read(offset, MAX_PACKED)?;
-    let mut text = Vec::new();
-    let read = GzDecoder::new(packed.all()).take(MAX_UNPACKED).read_to_end(&mut text);
-    Ok(read.ok().and_then(|_| String::from_utf8(text).ok()).map(|text| Options::new(&text)))
+    let mut packed = Packed {
+        image,
+        at: mark.saturating_add(u64::try_from(MARK.len()).unwrap_or(0)),
+        error: None,
+    };
+    let mut text = vec![b'\n'];
+    let reader = BufReader::with_capacity(STEP, &mut packed);
+    let unpacked = GzDecoder::new(reader).take(MAX_UNPACKED).read_to_end(&mut text);
+    match packed.error {
+        Some(error) => Err(error),
+        // What follows the mark is no configuration.
+        None => Ok(unpacked.is_ok().then_some(Options(text))),
+    }
+}
+
+/// The rest of a file as a stream.
+struct Packed<'a> {
+    image: &'a Image,
+    at: u64,
+    error: Option<PreflightError>,
+}
+
+impl Read for Packed<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let count = self.image.read_into(self.at, buffer).map_err(|error| {
+            self.error = Some(error);
+            std::io::Error::other("the file cannot be read")
+        })?;
+        self.at = self.at.saturating_add(u64::try_from(count).unwrap_or(0));
+        Ok(count)
+    }
 }
 
 #[cfg(test)]
 impl From<&str> for Options {
     fn from(text: &str) -> Self {
-        Self::new(text)
+        Self(format!("\n{text}").into_bytes())
     }
 }
 
@@ -110,7 +128,8 @@ mod tests {
 
     #[test]
     fn setting_is_read_by_its_whole_name() {
-        let options = Options::new("CONFIG_VIRTIO=y\nCONFIG_EXT4_FS=m\n# CONFIG_NET is not set\n");
+        let text = "CONFIG_VIRTIO=y\nCONFIG_EXT4_FS=m\n# CONFIG_NET is not set\n";
+        let options = Options::from(text);
         assert_eq!(options.get("VIRTIO"), Setting::BuiltIn);
         assert_eq!(options.get("EXT4_FS"), Setting::Module);
         assert_eq!(options.get("NET"), Setting::Absent);
