@@ -3,6 +3,7 @@
 mod boot;
 mod doctor;
 mod exit;
+mod hints;
 mod log;
 mod report;
 

@@ -3,9 +3,9 @@
 use std::fmt::Write;
 
 use super::Exit;
-use crate::config::{ConfigError, FileError};
+use super::hints::{hint, status};
 use crate::control::{End, Explanation};
-use crate::preflight::PreflightError;
+use crate::doctor::kvm_mode;
 
 /// Prints the whole chain of `error` as one line, then a hint, and says how to exit.
 pub(super) fn error(error: &anyhow::Error) -> Exit {
@@ -21,6 +21,13 @@ pub(super) fn warning(text: &str, hint: &str) {
 /// Prints how a guest failed, and what is known about it.
 pub(super) fn failure(end: &End, explanation: &Explanation) {
     eprintln!("vmm: {end}\n{explanation}");
+    // Guests fail in many ways where KVM emulates their kernel; asked only now, because it takes
+    // a moment to find out.
+    if let Ok(mode) = kvm_mode()
+        && let Some((what, fix)) = mode.explanation()
+    {
+        print(what, Some(fix));
+    }
 }
 
 /// Answers a command line that clap did not take, or one that asks for help or the version.
@@ -70,24 +77,6 @@ fn one_line(text: &str) -> String {
     line
 }
 
-/// The hint of the first error in the chain that has one.
-fn hint(error: &anyhow::Error) -> Option<String> {
-    error.chain().find_map(|cause| {
-        let config = cause.downcast_ref().and_then(ConfigError::hint);
-        let preflight = || cause.downcast_ref().and_then(PreflightError::hint);
-        let file = || cause.downcast_ref().and_then(FileError::hint);
-        config.or_else(preflight).or_else(file)
-    })
-}
-
-/// What is wrong with what the user gave is told apart from what is wrong with the host.
-fn status(error: &anyhow::Error) -> Exit {
-    let is_config = |cause: &(dyn std::error::Error + 'static)| {
-        cause.is::<ConfigError>() || cause.is::<PreflightError>() || cause.is::<FileError>()
-    };
-    if error.chain().any(is_config) { Exit::Config } else { Exit::Host }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -105,14 +94,5 @@ mod tests {
         );
         assert_eq!(what, "unexpected argument '--memroy' found");
         assert_eq!(tip.as_deref(), Some("a similar argument exists: '--memory'"));
-    }
-
-    #[test]
-    fn config_errors_exit_apart_from_host_errors() {
-        assert_eq!(status(&ConfigError::NoKernel.into()), Exit::Config);
-        assert_eq!(status(&anyhow::anyhow!("no /dev/kvm")), Exit::Host);
-        let nested = anyhow::Error::from(ConfigError::NoKernel).context("boot");
-        assert_eq!(status(&nested), Exit::Config);
-        assert!(hint(&nested).is_some());
     }
 }

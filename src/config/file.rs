@@ -4,6 +4,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FileType, Mode, OFlags};
+use rustix::io::Errno;
 use thiserror::Error;
 
 /// Opens the regular file `path` for reading, or for reading and writing.
@@ -17,8 +18,7 @@ pub fn open_regular(path: &Path, writable: bool) -> Result<File, FileError> {
     let access = if writable { OFlags::RDWR } else { OFlags::RDONLY };
     // NONBLOCK returns at once from a FIFO; it has no effect on a regular file.
     let flags = access | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
-    let open_error =
-        |errno: rustix::io::Errno| FileError::Open { path: path.to_owned(), source: errno.into() };
+    let open_error = |errno: Errno| FileError::Open { path: path.to_owned(), source: errno.into() };
     let fd = match rustix::fs::open(path, flags, Mode::empty()) {
         Ok(fd) => fd,
         // What these say of a FIFO, a socket or a directory is less clear than its kind.
@@ -74,16 +74,18 @@ pub enum FileError {
 impl FileError {
     /// What the user can do about it.
     pub fn hint(&self) -> Option<String> {
-        match self {
-            Self::Open { source, .. } => match source.kind() {
-                std::io::ErrorKind::NotFound => Some("check the path".to_owned()),
-                std::io::ErrorKind::PermissionDenied => {
-                    Some("check the owner and mode of the file and of its directories".to_owned())
+        let text = match self {
+            Self::NotRegular { .. } => "give the path of an ordinary file",
+            Self::Open { source, .. } => match Errno::from_io_error(source) {
+                Some(Errno::ACCESS | Errno::PERM) => {
+                    "check the owner and mode of the file and of its directories"
                 }
-                _ => None,
+                Some(Errno::MFILE) => "raise the limit of open files: ulimit -n 1024",
+                Some(Errno::NFILE | Errno::NOMEM | Errno::IO) => return None,
+                _ => "check the path",
             },
-            Self::NotRegular { .. } => Some("give the path of an ordinary file".to_owned()),
-        }
+        };
+        Some(text.to_owned())
     }
 }
 

@@ -55,7 +55,7 @@ pub struct PartialConfig {
     pub cpus: Option<u64>,
 
     /// Guest memory with its unit, such as 512M or 2G [default: 256M]
-    #[arg(long, value_name = "SIZE", allow_negative_numbers = true, help_heading = "Machine")]
+    #[arg(long, value_name = "SIZE", help_heading = "Machine")]
     pub memory: Option<MemorySize>,
 
     /// Add a disk backed by a raw image; repeatable

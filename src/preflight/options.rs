@@ -90,11 +90,13 @@ fn unpack(image: &Image, mark: u64) -> Result<Option<Options>, PreflightError> {
     let mut text = vec![b'\n'];
     let reader = BufReader::with_capacity(STEP, &mut packed);
     let unpacked = GzDecoder::new(reader).take(MAX_UNPACKED).read_to_end(&mut text);
-    match packed.error {
-        Some(error) => Err(error),
-        // What follows the mark is no configuration.
-        None => Ok(unpacked.is_ok().then_some(Options(text))),
+    if let Some(error) = packed.error {
+        return Err(error);
     }
+    // What follows the mark may be anything; a configuration cut off by the cap would lie.
+    let whole = unpacked.is_ok_and(|len| u64::try_from(len).is_ok_and(|len| len < MAX_UNPACKED));
+    let options = whole && memmem::find(&text, b"\nCONFIG_").is_some();
+    Ok(options.then_some(Options(text)))
 }
 
 /// The rest of a file as a stream.
