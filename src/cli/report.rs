@@ -5,7 +5,7 @@ use std::fmt::Write;
 use super::Exit;
 use super::hints::{hint, status};
 use crate::control::{End, Explanation};
-use crate::doctor::kvm_mode;
+use crate::doctor::{KvmMode, kvm_mode};
 
 /// Prints the whole chain of `error` as one line, then a hint, and says how to exit.
 pub(super) fn error(error: &anyhow::Error) -> Exit {
@@ -20,14 +20,16 @@ pub(super) fn warning(text: &str, hint: &str) {
 
 /// Prints how a guest failed, and what is known about it.
 pub(super) fn failure(end: &End, explanation: &Explanation) {
-    eprintln!("vmm: {end}\n{explanation}");
-    // Guests fail in many ways where KVM emulates their kernel; asked only now, because it takes
+    // Guests fail in many ways where KVM emulates their kernel. Asked only now, because it takes
     // a moment to find out.
-    if let Ok(mode) = kvm_mode()
-        && let Some((what, fix)) = mode.explanation()
-    {
-        print(what, Some(fix));
+    match kvm_mode().ok().and_then(KvmMode::explanation) {
+        Some((what, fix)) => {
+            print(what, Some(fix));
+            eprintln!("  what happened: {end}");
+        }
+        None => eprintln!("vmm: {end}"),
     }
+    eprintln!("{explanation}");
 }
 
 /// Answers a command line that clap did not take, or one that asks for help or the version.

@@ -73,12 +73,9 @@ struct Value {
 
 impl Value {
     fn parse_number<T: std::str::FromStr>(&self) -> Result<T, KeyValueError> {
-        self.text.parse().map_err(|_| {
-            KeyValueError(format!(
-                "`{}` is not a number of the range that `{}` has",
-                self.text, self.key
-            ))
-        })
+        let refuse =
+            |_| KeyValueError(format!("`{}` is not a number that `{}` takes", self.text, self.key));
+        self.text.parse().map_err(refuse)
     }
 
     /// Says which key a reason is about.

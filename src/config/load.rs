@@ -85,14 +85,18 @@ fn position(text: &str, offset: usize) -> (usize, usize) {
     (line.saturating_add(1), column.saturating_add(1))
 }
 
-/// The parsers' sentences in the words of this module: files have keys, not fields.
+/// The parsers' sentences in the words of a file instead of those of a program.
 fn reworded(message: &str) -> String {
-    let message = message.replacen("unknown field", "unknown key", 1);
-    message.replacen("missing field", "missing key", 1).replacen(
-        "duplicate field",
-        "duplicate key",
-        1,
-    )
+    const WORDS: [(&str, &str); 7] = [
+        ("unknown field", "unknown key"),
+        ("missing field", "missing key"),
+        ("duplicate field", "duplicate key"),
+        ("unknown variant", "unknown value"),
+        ("expected u64", "expected a whole number"),
+        ("expected u16", "expected a whole number up to 65535"),
+        ("expected path string", "expected a path in quotes"),
+    ];
+    WORDS.iter().fold(message.to_owned(), |text, (from, to)| text.replacen(from, to, 1))
 }
 
 #[cfg(test)]

@@ -3,7 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
-use serde::{Deserialize, Serialize};
+use serde::de::Visitor;
+use serde::{Deserialize, Deserializer, Serialize};
 use thiserror::Error;
 
 const KIB: u64 = 1 << 10;
@@ -15,8 +16,8 @@ const TIB: u64 = 1 << 40;
 ///
 /// The unit is required: other monitors read a bare number as bytes or as MiB, and guessing wrong
 /// is a factor of a million.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(into = "String")]
 pub struct MemorySize(u64);
 
 impl MemorySize {
@@ -53,11 +54,21 @@ impl From<MemorySize> for String {
     }
 }
 
-impl TryFrom<String> for MemorySize {
-    type Error = MemorySizeError;
+impl<'de> Deserialize<'de> for MemorySize {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Text;
+        impl Visitor<'_> for Text {
+            type Value = MemorySize;
 
-    fn try_from(text: String) -> Result<Self, Self::Error> {
-        text.parse()
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a size with its unit in quotes, such as \"256M\"")
+            }
+
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<MemorySize, E> {
+                text.parse().map_err(E::custom)
+            }
+        }
+        deserializer.deserialize_str(Text)
     }
 }
 
