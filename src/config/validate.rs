@@ -151,7 +151,8 @@ mod tests {
         config.memory = HOST.memory;
         config.cpus = MAX_CPUS;
         config.cmdline = Some("x".repeat(MAX_CMDLINE_LEN));
-        config.disks = (3..MAX_VIRTIO_DEVICES).map(|n| disk(&format!("d{n}"), false, None)).collect();
+        config.disks =
+            (3..MAX_VIRTIO_DEVICES).map(|n| disk(&format!("d{n}"), false, None)).collect();
         config.nets = vec![net("tap0", Some(Net::MIN_MTU)), net("tap1", Some(Net::MAX_MTU))];
         config.validate(&HOST).expect("largest");
     }

@@ -35,13 +35,23 @@ pub(super) enum Setting {
 impl Options {
     /// The setting of `CONFIG_{name}`.
     pub(super) fn get(&self, name: &str) -> Setting {
-        let key = format!("\nCONFIG_{name}=");
-        let value = memmem::find(&self.0, key.as_bytes()).and_then(|at| at.checked_add(key.len()));
-        match value.and_then(|at| self.0.get(at)) {
-            Some(b'y') => Setting::BuiltIn,
-            Some(b'm') => Setting::Module,
+        match self.value(name) {
+            Some([b'y', ..]) => Setting::BuiltIn,
+            Some([b'm', ..]) => Setting::Module,
             _ => Setting::Absent,
         }
+    }
+
+    /// Whether `CONFIG_{name}` is a text that is not empty.
+    pub(super) fn has_text(&self, name: &str) -> bool {
+        matches!(self.value(name), Some([b'"', next, ..]) if *next != b'"')
+    }
+
+    /// What follows `CONFIG_{name}=`.
+    fn value(&self, name: &str) -> Option<&[u8]> {
+        let key = format!("\nCONFIG_{name}=");
+        let at = memmem::find(&self.0, key.as_bytes())?;
+        self.0.get(at.checked_add(key.len())?..)
     }
 }
 
@@ -137,5 +147,7 @@ mod tests {
         assert_eq!(options.get("NET"), Setting::Absent);
         assert_eq!(options.get("VIRT"), Setting::Absent);
         assert_eq!(options.get("RTIO"), Setting::Absent);
+        let options = Options::from("CONFIG_A=\"\"\nCONFIG_B=\"x\"\nCONFIG_C=y\n");
+        assert!(!options.has_text("A") && options.has_text("B") && !options.has_text("C"));
     }
 }

@@ -18,6 +18,7 @@ pub(super) fn kernel_options(
     let rules = Rules { config, options, has_initrd: initrd.is_some() };
     let mut findings = Vec::new();
     findings.extend(rules.unpacking(initrd));
+    findings.extend(rules.root());
     findings.extend(rules.discovery());
     findings.extend(rules.root_disk());
     findings.extend(rules.root_filesystem(rootfs));
@@ -91,6 +92,20 @@ impl Rules<'_> {
             Finding::error(
                 format!("initrd is packed with {name}, kernel has no CONFIG_{option}"),
                 "give the initrd unpacked, or use a kernel that has it",
+            )
+        })
+    }
+
+    /// Whether there is anything for the kernel to start.
+    fn root(&self) -> Option<Finding> {
+        let VmConfig { rootfs, disks, cmdline, append, .. } = self.config;
+        let given = rootfs.is_some() || self.has_initrd || !disks.is_empty();
+        // With words of the user's own on the command line the root may come from elsewhere.
+        let told = cmdline.is_some() || append.is_some();
+        (!given && !told && !self.options.has_text("INITRAMFS_SOURCE")).then(|| {
+            Finding::warning(
+                "neither a rootfs nor an initrd is given: the kernel finds nothing to start",
+                "add --rootfs IMG or --initrd FILE",
             )
         })
     }

@@ -208,16 +208,28 @@ fn way_of_finding_devices_must_be_built_in() {
 }
 
 #[test]
+fn nothing_to_start_is_a_remark() {
+    let case = Case::new();
+    assert!(case.warned().contains("finds nothing to start"));
+    let own = format!("{COMPLETE}CONFIG_INITRAMFS_SOURCE=\"initramfs\"\n");
+    assert_eq!(Case::new().kernel(&elf(&own)).check().expect("it brings its own"), []);
+    let told = case.with(|config| config.append = Some("root=/dev/nfs".to_owned()));
+    assert_eq!(told.check().expect("the user knows"), []);
+}
+
+#[test]
 fn missing_comforts_are_remarks() {
-    let serial = Case::new().kernel(&without("SERIAL_8250_CONSOLE"));
+    let serial = Case::new().kernel(&without("SERIAL_8250_CONSOLE")).initrd(b"070701");
     assert!(serial.warned().contains("the console stays empty"));
     let quiet = serial.with(|config| config.console = Some(crate::config::Console::Off));
     assert_eq!(quiet.check().expect("no console wanted"), []);
     let net = Case::new()
         .kernel(&without("VIRTIO_NET"))
+        .initrd(b"070701")
         .with(|config| config.net = vec!["tap=tap0".parse().expect("valid")]);
     assert!(net.warned().contains("CONFIG_VIRTIO_NET"));
-    let smp = Case::new().kernel(&without("SMP")).with(|config| config.cpus = Some(2));
+    let smp =
+        Case::new().kernel(&without("SMP")).initrd(b"070701").with(|config| config.cpus = Some(2));
     assert!(smp.warned().contains("CONFIG_SMP"));
 }
 
