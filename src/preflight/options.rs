@@ -12,8 +12,8 @@ use super::kernel::Kernel;
 
 const MARK: &[u8] = b"IKCFG_ST";
 
-/// Read-only data of a distribution's kernel is some MiB.
-const MAX_SCANNED: u64 = 64 << 20;
+/// Read-only data of a distribution's kernel is some MiB; a hostile file must not cost a noticeable time.
+const MAX_SCANNED: u64 = 16 << 20;
 
 /// Bytes looked through at a time: few enough to stay in the processor's cache.
 const STEP: usize = 32 << 10;
