@@ -1,5 +1,6 @@
 //! What a user reads for every input that is refused before a machine is built: exit status, one line
 //! of error and a hint. Needs no /dev/kvm.
+#![allow(clippy::expect_used, clippy::panic, reason = "a test says what it expects")]
 
 use std::path::{Path, PathBuf};
 use std::process::Output;

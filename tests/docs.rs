@@ -1,4 +1,5 @@
 //! The pages about configuration and exit statuses say what the program does.
+#![allow(clippy::expect_used, clippy::panic, reason = "a test says what it expects")]
 
 use std::path::Path;
 
