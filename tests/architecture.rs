@@ -1,5 +1,7 @@
 //! The invariants of the tree that no compiler checks.
 
+#![expect(clippy::panic, clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::path::Path;
 
 use super::MachineError;
-use crate::config::{VmConfig, open_regular};
+use crate::config::{self, VmConfig, open_regular};
 use crate::devices::virtio::VirtioDevice;
 use crate::devices::virtio::block::{Block, Disk};
 use crate::devices::virtio::net::{Net, Tap};
@@ -35,7 +35,7 @@ fn open(noun: &'static str, path: &Path) -> Result<File, MachineError> {
 }
 
 fn open_disks(config: &VmConfig) -> Result<Vec<Box<dyn VirtioDevice>>, MachineError> {
-    let open = |drive: crate::config::Disk| -> Result<Box<dyn VirtioDevice>, MachineError> {
+    let open = |drive: config::Disk| -> Result<Box<dyn VirtioDevice>, MachineError> {
         let id = drive.id.unwrap_or_default();
         match Disk::open(&drive.path, drive.readonly) {
             Ok(disk) => Ok(Box::new(Block::new(disk, &id))),
@@ -46,11 +46,9 @@ fn open_disks(config: &VmConfig) -> Result<Vec<Box<dyn VirtioDevice>>, MachineEr
 }
 
 fn open_nets(config: &VmConfig) -> Result<Vec<Box<dyn VirtioDevice>>, MachineError> {
-    let open = |(index, net): (usize, &crate::config::Net)| {
-        let device = Tap::open(&net.tap)
-            .and_then(|tap| Net::new(tap, net.mac_address(index).bytes(), net.mtu));
-        match device {
-            Ok(device) => Ok(Box::new(device) as Box<dyn VirtioDevice>),
+    let open = |(index, net): (usize, &config::Net)| -> Result<Box<dyn VirtioDevice>, _> {
+        match Tap::open(&net.tap, net.mtu) {
+            Ok(tap) => Ok(Box::new(Net::new(tap, net.mac_address(index).bytes(), net.mtu))),
             Err(source) => Err(MachineError::Net { tap: net.tap.clone(), source }),
         }
     };

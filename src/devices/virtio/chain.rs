@@ -6,6 +6,7 @@
 use thiserror::Error;
 use vm_memory::{ByteValued, Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryError};
 
+use super::iovec::cut_front;
 use crate::memory::{GuestMemory, GuestRange};
 
 const DESC_SIZE: u64 = 16;
@@ -253,17 +254,12 @@ pub fn take_header<T: ByteValued + Default>(
             mem.read_slice(part, range.addr)?;
         }
         filled += taken;
-        if let Some(left) = cut_front(*range, taken) {
+        if let Some(left) = cut_front(*range, u32::try_from(taken).unwrap_or(u32::MAX)) {
             rest.push(left);
         }
     }
     Ok((filled == bytes.len()).then_some(header))
 }
 
-/// `range` without its first `by` bytes, or `None` when nothing is left.
-pub fn cut_front(range: GuestRange, by: usize) -> Option<GuestRange> {
-    let by = u32::try_from(by).ok()?;
-    let len = range.len.checked_sub(by).filter(|len| *len > 0)?;
-    let addr = GuestAddress(range.addr.0.checked_add(u64::from(by))?);
-    Some(GuestRange { addr, len })
-}
+#[cfg(test)]
+mod tests;

@@ -59,6 +59,7 @@ pub struct MmioTransport {
     driver_features_sel: u32,
     queue_sel: u32,
     status: u32,
+    breakdowns: u32,
 }
 
 impl MmioTransport {
@@ -84,6 +85,7 @@ impl MmioTransport {
             driver_features_sel: 0,
             queue_sel: 0,
             status: 0,
+            breakdowns: 0,
         })
     }
 
@@ -142,8 +144,13 @@ impl MmioTransport {
 
     /// Marks the device broken (section 2.1.2); only a driver reset brings it back.
     fn need_reset(&mut self, error: &dyn std::error::Error) {
-        let reason = error.source().map(|s| format!(": {s}")).unwrap_or_default();
-        warn!(device = self.device.device_type(), "device needs a reset: {error}{reason}");
+        self.breakdowns = self.breakdowns.saturating_add(1);
+        // A guest can break its device as often as it likes, but not fill the log with it.
+        if self.breakdowns.is_power_of_two() {
+            let reason = error.source().map(|s| format!(": {s}")).unwrap_or_default();
+            let (device, times) = (self.device.device_type(), self.breakdowns);
+            warn!(device, times, "device needs a reset: {error}{reason}");
+        }
         self.status |= status::DEVICE_NEEDS_RESET;
         if self.status & status::DRIVER_OK != 0 {
             self.signal.config_change();
@@ -333,3 +340,6 @@ impl BusDevice for MmioTransport {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,13 +1,20 @@
 //! Virtio: the transport, the rings, and the devices behind them.
 
+pub mod batch;
 pub mod block;
 pub mod chain;
 pub mod device;
 pub mod events;
+pub mod iovec;
 pub mod mmio;
 pub mod net;
 pub mod queue;
 pub mod rng;
+
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
 
 pub use device::{Activation, BackendFd, Progress, Signal, VirtioDevice};
 pub use events::DeviceEvents;

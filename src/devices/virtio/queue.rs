@@ -119,6 +119,11 @@ impl Queue {
         })
     }
 
+    /// Number of entries.
+    pub fn size(&self) -> u16 {
+        self.ring.size()
+    }
+
     /// Takes the next available chain into `chain`; false when there is none.
     ///
     /// # Errors
@@ -141,9 +146,10 @@ impl Queue {
         Ok(true)
     }
 
-    /// Gives back the chain popped last: it will be popped again.
-    pub fn unpop(&mut self) {
-        QueueOwnedT::go_to_previous_position(&mut self.ring);
+    /// Gives back the `count` chains popped last: they will be popped again.
+    pub fn unpop(&mut self, count: u16) {
+        let next = self.ring.next_avail().wrapping_sub(count);
+        self.ring.set_next_avail(next);
     }
 
     /// Returns the chain `head` with `len` bytes written, without showing it to the driver yet.
@@ -244,4 +250,46 @@ fn ring_addr(base: u64, offset: u64, size: u16) -> Result<GuestAddress, QueueErr
 /// Whether the step from `old` to `new` passed `event` (section 2.7.7.2), modulo 2^16.
 fn event_passed(event: Wrapping<u16>, new: Wrapping<u16>, old: Wrapping<u16>) -> bool {
     new - event - Wrapping(1) < new - old
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Section 2.7.7.2 in so many words: the index took the value `event` + 1 on its way.
+    fn stepped_over(event: u16, new: u16, old: u16) -> bool {
+        let mut index = old;
+        while index != new {
+            if index == event {
+                return true;
+            }
+            index = index.wrapping_add(1);
+        }
+        false
+    }
+
+    proptest! {
+        #[test]
+        fn event_is_passed_exactly_when_the_index_steps_over_it(
+            event: u16, old: u16, steps in prop_oneof![0u16..300, any::<u16>()],
+        ) {
+            let new = old.wrapping_add(steps);
+            let passed = event_passed(Wrapping(event), Wrapping(new), Wrapping(old));
+            prop_assert_eq!(passed, stepped_over(event, new, old));
+        }
+
+        #[test]
+        fn event_near_the_index_is_judged_right_around_the_wrap(
+            near in -3i16..3, old in 0xfff0u16.., steps in 1u16..32,
+        ) {
+            let new = old.wrapping_add(steps);
+            for base in [old, new] {
+                let event = base.wrapping_add_signed(near);
+                let passed = event_passed(Wrapping(event), Wrapping(new), Wrapping(old));
+                prop_assert_eq!(passed, stepped_over(event, new, old));
+            }
+        }
+    }
 }

@@ -1,0 +1,314 @@
+//! A raw image file or block device of the host, as sectors.
+
+use std::io::{IoSlice, IoSliceMut};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{
+    FallocateFlags, FileType, FlockOperation, Mode, OFlags, SeekFrom, fallocate, fcntl_setfl,
+    fdatasync, flock, fstat, open, seek, stat,
+};
+use rustix::io::{Errno, preadv, pwritev};
+use thiserror::Error;
+use tracing::{error, warn};
+
+use crate::memory::MAX_IOVECS;
+
+/// Bytes in a sector, whatever the disk beneath uses (virtio 1.3, section 5.2.4).
+pub const SECTOR: u64 = 512;
+
+/// An image that cannot serve as a disk.
+#[derive(Debug, Error)]
+pub enum DiskError {
+    /// The file cannot be opened, for writing where the disk is not read-only.
+    #[error("open disk image {path} for {purpose}")]
+    Open {
+        /// The path as given.
+        path: PathBuf,
+        /// What it was opened for.
+        purpose: &'static str,
+        /// Why.
+        #[source]
+        source: Errno,
+    },
+    /// Neither a regular file nor a block device.
+    #[error("disk image {path} is a {kind}; give a regular file or a block device")]
+    Kind {
+        /// The path as given.
+        path: PathBuf,
+        /// What it is.
+        kind: &'static str,
+    },
+    /// Another user of the image holds the lock.
+    #[error(
+        "disk image {path} is already locked by another process; \
+         stop that machine, or let both open the image read-only"
+    )]
+    Locked {
+        /// The path as given.
+        path: PathBuf,
+    },
+    /// The lock could not be asked for.
+    #[error("lock disk image {path}")]
+    Lock {
+        /// The path as given.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: Errno,
+    },
+    /// The size could not be found.
+    #[error("find the size of disk image {path}")]
+    Size {
+        /// The path as given.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: Errno,
+    },
+    /// Not one whole sector.
+    #[error("disk image {path} holds {size} bytes, less than one sector of 512")]
+    Empty {
+        /// The path as given.
+        path: PathBuf,
+        /// Its size in bytes.
+        size: u64,
+    },
+}
+
+/// A transfer that stopped early.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Incomplete {
+    /// Bytes that were moved.
+    pub done: u64,
+    /// Why no more were.
+    pub source: Errno,
+}
+
+/// How much a write of zeroes may leave unallocated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Zeroes {
+    /// The range may become a hole.
+    Unmap,
+    /// The range keeps its space.
+    Keep,
+}
+
+/// An open image, locked against other writers as long as it is open.
+///
+/// The bytes are raw sectors whatever they look like: no format is ever probed.
+#[derive(Debug)]
+pub struct Disk {
+    file: OwnedFd,
+    path: PathBuf,
+    sectors: u64,
+    readonly: bool,
+    sync_failed: bool,
+}
+
+impl Disk {
+    /// Opens the image at `path` (symbolic links are followed) and locks it: for itself alone
+    /// when writable, shared with other readers when `readonly`. A trailing part of a sector is
+    /// not used.
+    ///
+    /// # Errors
+    /// [`DiskError`]; nothing stays open or locked.
+    pub fn open(path: &Path, readonly: bool) -> Result<Self, DiskError> {
+        let (access, purpose) = match readonly {
+            true => (OFlags::RDONLY, "reading"),
+            false => (OFlags::RDWR, "reading and writing"),
+        };
+        let open_error = |source| DiskError::Open { path: path.to_owned(), purpose, source };
+        // Looked at before it is opened, because opening some devices acts on them; and again
+        // afterwards, because the path may lead elsewhere by then.
+        check_kind(path, stat(path).map_err(open_error)?.st_mode)?;
+        let flags = access | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+        let file = open(path, flags, Mode::empty()).map_err(open_error)?;
+        check_kind(path, fstat(&file).map_err(open_error)?.st_mode)?;
+        fcntl_setfl(&file, access).map_err(open_error)?;
+        lock(path, &file, readonly)?;
+        let sectors = count_sectors(path, &file)?;
+        Ok(Self { file, path: path.to_owned(), sectors, readonly, sync_failed: false })
+    }
+
+    /// Number of whole sectors.
+    pub fn sectors(&self) -> u64 {
+        self.sectors
+    }
+
+    /// Whether the image was opened without write access.
+    pub fn readonly(&self) -> bool {
+        self.readonly
+    }
+
+    /// Where `len` bytes from `sector` on begin, in bytes; `None` when they are not all inside
+    /// the disk.
+    pub fn offset_of(&self, sector: u64, len: u64) -> Option<u64> {
+        let start = sector.checked_mul(SECTOR)?;
+        let size = self.sectors.checked_mul(SECTOR)?;
+        (start.checked_add(len)? <= size).then_some(start)
+    }
+
+    /// Fills `bufs` from byte `offset` on.
+    ///
+    /// # Errors
+    /// [`Incomplete`]; the end of a file that was truncated meanwhile counts as an I/O error.
+    pub fn read(&self, bufs: &mut [IoSliceMut<'_>], offset: u64) -> Result<u64, Incomplete> {
+        read_fully(bufs, offset, |bufs, offset| preadv(&self.file, bufs, offset))
+    }
+
+    /// Writes `bufs` from byte `offset` on.
+    ///
+    /// # Errors
+    /// [`Incomplete`].
+    pub fn write(&self, bufs: &mut [IoSlice<'_>], offset: u64) -> Result<u64, Incomplete> {
+        write_fully(bufs, offset, |bufs, offset| pwritev(&self.file, bufs, offset))
+    }
+
+    /// Makes completed writes durable.
+    ///
+    /// # Errors
+    /// What the host says; and from then on always an I/O error, because the host has forgotten
+    /// which writes it lost and would report success.
+    pub fn flush(&mut self) -> Result<(), Errno> {
+        if self.sync_failed {
+            return Err(Errno::IO);
+        }
+        rustix::io::retry_on_intr(|| fdatasync(&self.file)).inspect_err(|e| {
+            error!("disk image {}: writes were lost: {e}", self.path.display());
+            self.sync_failed = true;
+        })
+    }
+
+    /// Gives up the contents of `len` bytes from `offset` on, where the host can.
+    ///
+    /// # Errors
+    /// What the host says. A host that knows no holes keeps the contents, which is allowed.
+    pub fn discard(&self, offset: u64, len: u64) -> Result<(), Errno> {
+        match self.allocate(FallocateFlags::PUNCH_HOLE, offset, len) {
+            Err(Errno::OPNOTSUPP) => Ok(()),
+            result => result,
+        }
+    }
+
+    /// Makes `len` bytes from `offset` on read as zeroes.
+    ///
+    /// # Errors
+    /// What the host says.
+    pub fn write_zeroes(&self, offset: u64, len: u64, mode: Zeroes) -> Result<(), Errno> {
+        if mode == Zeroes::Unmap {
+            match self.allocate(FallocateFlags::PUNCH_HOLE, offset, len) {
+                Err(Errno::OPNOTSUPP) => {}
+                result => return result,
+            }
+        }
+        match self.allocate(FallocateFlags::ZERO_RANGE, offset, len) {
+            Err(Errno::OPNOTSUPP) => self.write_zero_bytes(offset, len),
+            result => result,
+        }
+    }
+
+    fn allocate(&self, how: FallocateFlags, offset: u64, len: u64) -> Result<(), Errno> {
+        if len == 0 {
+            return Ok(());
+        }
+        let flags = how | FallocateFlags::KEEP_SIZE;
+        rustix::io::retry_on_intr(|| fallocate(&self.file, flags, offset, len))
+    }
+
+    /// The slow way, for file systems without ranges of zeroes.
+    fn write_zero_bytes(&self, mut offset: u64, mut left: u64) -> Result<(), Errno> {
+        let zeroes = vec![0; 256 << 10];
+        while left > 0 {
+            let len = usize::try_from(left).unwrap_or(usize::MAX).min(zeroes.len());
+            let part = zeroes.get(..len).unwrap_or_default();
+            let done = self.write(&mut [IoSlice::new(part)], offset).map_err(|e| e.source)?;
+            offset += done;
+            left -= done;
+        }
+        Ok(())
+    }
+}
+
+fn check_kind(path: &Path, mode: u32) -> Result<(), DiskError> {
+    let kind = match FileType::from_raw_mode(mode) {
+        FileType::RegularFile | FileType::BlockDevice => return Ok(()),
+        FileType::Directory => "directory",
+        FileType::Fifo => "pipe",
+        FileType::Socket => "socket",
+        FileType::CharacterDevice => "character device",
+        _ => "file of an unknown kind",
+    };
+    Err(DiskError::Kind { path: path.to_owned(), kind })
+}
+
+fn lock(path: &Path, file: &OwnedFd, readonly: bool) -> Result<(), DiskError> {
+    let operation = match readonly {
+        true => FlockOperation::NonBlockingLockShared,
+        false => FlockOperation::NonBlockingLockExclusive,
+    };
+    let path = || path.to_owned();
+    rustix::io::retry_on_intr(|| flock(file, operation)).map_err(|source| match source {
+        Errno::WOULDBLOCK => DiskError::Locked { path: path() },
+        source => DiskError::Lock { path: path(), source },
+    })
+}
+
+fn count_sectors(path: &Path, file: &OwnedFd) -> Result<u64, DiskError> {
+    // The end of a block device is found by seeking too; all I/O names its own offset.
+    let size = seek(file, SeekFrom::End(0))
+        .map_err(|source| DiskError::Size { path: path.to_owned(), source })?;
+    if size < SECTOR {
+        return Err(DiskError::Empty { path: path.to_owned(), size });
+    }
+    if !size.is_multiple_of(SECTOR) {
+        warn!("disk image {}: the last {} bytes are no sector", path.display(), size % SECTOR);
+    }
+    Ok(size / SECTOR)
+}
+
+fn read_fully(
+    mut bufs: &mut [IoSliceMut<'_>],
+    offset: u64,
+    mut read: impl FnMut(&mut [IoSliceMut<'_>], u64) -> Result<usize, Errno>,
+) -> Result<u64, Incomplete> {
+    let mut done = 0u64;
+    while !bufs.is_empty() {
+        let count = bufs.len().min(MAX_IOVECS);
+        let batch = bufs.get_mut(..count).unwrap_or_default();
+        match read(batch, offset.saturating_add(done)) {
+            Ok(0) => return Err(Incomplete { done, source: Errno::IO }),
+            Ok(n) => {
+                IoSliceMut::advance_slices(&mut bufs, n);
+                done += u64::try_from(n).unwrap_or(0);
+            }
+            Err(Errno::INTR) => {}
+            Err(source) => return Err(Incomplete { done, source }),
+        }
+    }
+    Ok(done)
+}
+
+fn write_fully(
+    mut bufs: &mut [IoSlice<'_>],
+    offset: u64,
+    mut write: impl FnMut(&[IoSlice<'_>], u64) -> Result<usize, Errno>,
+) -> Result<u64, Incomplete> {
+    let mut done = 0u64;
+    while !bufs.is_empty() {
+        let batch = bufs.get(..bufs.len().min(MAX_IOVECS)).unwrap_or_default();
+        match write(batch, offset.saturating_add(done)) {
+            Ok(0) => return Err(Incomplete { done, source: Errno::IO }),
+            Ok(n) => {
+                IoSlice::advance_slices(&mut bufs, n);
+                done += u64::try_from(n).unwrap_or(0);
+            }
+            Err(Errno::INTR) => {}
+            Err(source) => return Err(Incomplete { done, source }),
+        }
+    }
+    Ok(done)
+}
+
+#[cfg(test)]
+mod tests;

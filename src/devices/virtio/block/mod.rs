@@ -1,0 +1,132 @@
+//! The virtio block device (virtio 1.3, section 5.2) on a raw image.
+
+mod disk;
+mod request;
+#[cfg(test)]
+mod tests;
+
+pub use disk::{Disk, DiskError, SECTOR};
+pub use request::ID_LEN;
+
+use super::batch::Budget;
+use super::chain::Chain;
+use super::device::{Activation, Progress, RING_FEATURES, VirtioDevice, read_config_bytes};
+use super::queue::{Queue, QueueError};
+use request::Executor;
+
+const DEVICE_TYPE: u32 = 2;
+const QUEUE_SIZES: [u16; 1] = [256];
+
+const F_SIZE_MAX: u64 = 1 << 1;
+const F_SEG_MAX: u64 = 1 << 2;
+const F_RO: u64 = 1 << 5;
+const F_FLUSH: u64 = 1 << 9;
+const F_DISCARD: u64 = 1 << 13;
+const F_WRITE_ZEROES: u64 = 1 << 14;
+
+/// Longest data segment of a request, in bytes.
+const SIZE_MAX: u32 = 128 << 10;
+/// Most data segments of a request: what the queue holds besides header and status.
+const SEG_MAX: u32 = 254;
+/// Most data of a request, in bytes: what a driver within the two limits above can ask for,
+/// rounded up. It bounds the time one request holds the event loop.
+const MAX_DATA_LEN: u64 = 32 << 20;
+/// Most sectors of one discard segment (1 GiB).
+const MAX_DISCARD_SECTORS: u32 = 2 << 20;
+/// Most segments of a discard.
+const MAX_SEGMENTS: u32 = 16;
+/// Most sectors of a write-zeroes segment (16 MiB), which may have to be written out in full.
+const MAX_WRITE_ZEROES_SECTORS: u32 = 32 << 10;
+/// Most segments of a write-zeroes request.
+const MAX_WRITE_ZEROES_SEGMENTS: u32 = 1;
+/// Discards are best aligned to 4 KiB, the block of the usual host file systems.
+const DISCARD_ALIGNMENT: u32 = 8;
+
+const CONFIG_LEN: usize = 60;
+const BUDGET: Budget = Budget { chains: 64, bytes: 4 << 20 };
+
+/// A block device.
+pub struct Block {
+    executor: Executor,
+    config: [u8; CONFIG_LEN],
+    active: Option<Activation>,
+    chain: Chain,
+}
+
+impl Block {
+    /// A block device on `disk` that reports `id` as its identity: at most [`ID_LEN`] bytes are
+    /// used.
+    pub fn new(disk: Disk, id: &str) -> Self {
+        let mut padded = [0; ID_LEN];
+        padded.iter_mut().zip(id.bytes()).for_each(|(to, from)| *to = from);
+        Self {
+            config: config_space(disk.sectors()),
+            executor: Executor::new(disk, padded),
+            active: None,
+            chain: Chain::default(),
+        }
+    }
+}
+
+impl VirtioDevice for Block {
+    fn device_type(&self) -> u32 {
+        DEVICE_TYPE
+    }
+
+    fn features(&self) -> u64 {
+        let common = RING_FEATURES | F_SIZE_MAX | F_SEG_MAX | F_FLUSH;
+        match self.executor.disk().readonly() {
+            true => common | F_RO,
+            false => common | F_DISCARD | F_WRITE_ZEROES,
+        }
+    }
+
+    fn queue_sizes(&self) -> &[u16] {
+        &QUEUE_SIZES
+    }
+
+    fn read_config(&self, offset: u64, data: &mut [u8]) {
+        read_config_bytes(&self.config, offset, data);
+    }
+
+    fn activate(&mut self, activation: Activation) {
+        self.executor.negotiate(activation.features);
+        self.active = Some(activation);
+    }
+
+    fn deactivate(&mut self) -> Option<Vec<Queue>> {
+        // Requests are done before `process_queue` returns: none is in flight here.
+        self.active.take().map(|active| active.queues)
+    }
+
+    fn process_queue(&mut self, index: usize) -> Result<Progress, QueueError> {
+        let Some(active) = &mut self.active else { return Ok(Progress::Idle) };
+        let executor = &mut self.executor;
+        active.drain(index, BUDGET, &mut self.chain, |mem, chain| executor.execute(mem, chain))
+    }
+}
+
+/// struct virtio_blk_config (section 5.2.4), little endian.
+fn config_space(sectors: u64) -> [u8; CONFIG_LEN] {
+    let mut config = [0; CONFIG_LEN];
+    let words = [
+        (8, SIZE_MAX),
+        (12, SEG_MAX),
+        (36, MAX_DISCARD_SECTORS),
+        (40, MAX_SEGMENTS),
+        (44, DISCARD_ALIGNMENT),
+        (48, MAX_WRITE_ZEROES_SECTORS),
+        (52, MAX_WRITE_ZEROES_SEGMENTS),
+        // write_zeroes_may_unmap, with its padding.
+        (56, 1),
+    ];
+    put(&mut config, 0, &sectors.to_le_bytes());
+    for (offset, word) in words {
+        put(&mut config, offset, &word.to_le_bytes());
+    }
+    config
+}
+
+fn put(config: &mut [u8], offset: usize, bytes: &[u8]) {
+    config.iter_mut().skip(offset).zip(bytes).for_each(|(to, from)| *to = *from);
+}
