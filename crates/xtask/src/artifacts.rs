@@ -60,10 +60,10 @@ pub(crate) fn guest(cache: &Cache, flavours: &[&str]) -> Result<Vec<Artifact>> {
 /// # Errors
 /// A file is missing, or the cache cannot be written.
 pub(crate) fn disk(cache: &Cache, list: &[Artifact]) -> Result<PathBuf> {
-    // The sources are cache entries: their paths name their contents.
-    let key = list.iter().fold(Key::new(), |key, Artifact { path, source }| {
-        key.with(path, source.as_os_str().as_encoded_bytes())
-    });
+    let mut key = Key::new();
+    for Artifact { path, source } in list {
+        key = key.with(path, identity(source)?);
+    }
     let entry = cache.entry("artifacts", &key, |entry| {
         let tree = entry.join("tree");
         let mut size = 0;
@@ -91,6 +91,13 @@ impl Artifact {
 
 fn artifact(path: &str, source: PathBuf) -> Artifact {
     Artifact { path: path.to_owned(), source }
+}
+
+/// Tells a file from any other and from what it was before, without reading all of it.
+fn identity(file: &Path) -> Result<String> {
+    let metadata = fs::metadata(file).with_context(|| format!("look at {}", file.display()))?;
+    let (seconds, nanoseconds) = (metadata.mtime(), metadata.mtime_nsec());
+    Ok(format!("{} {} {seconds}.{nanoseconds:09}", file.display(), metadata.len()))
 }
 
 /// Makes `source` appear at `target`; returns the bytes it takes on the disk.

@@ -15,14 +15,16 @@ pub(crate) const PACKAGES: &[&str] = &["apt", "dpkg", "kmod"];
 const META_PACKAGE: &str = "linux-image-cloud-amd64";
 
 /// Changes whenever the way the kernel is unpacked does.
-const RECIPE: &str = "1";
+const RECIPE: &str = "2";
 
 /// Debian's stock cloud kernel for x86_64, with all of its modules.
 #[derive(Clone, Debug)]
 pub(crate) struct StockKernel {
     directory: PathBuf,
     /// The kernel's release, as `uname -r` prints it.
-    pub(crate) release: String,
+    release: String,
+    /// The package it came in, with its version: what is made from the kernel depends on it.
+    pub(crate) package: String,
 }
 
 impl StockKernel {
@@ -34,7 +36,8 @@ impl StockKernel {
         let key = Key::new().with("package", META_PACKAGE).with("recipe", RECIPE);
         let directory = cache.entry("debian-kernel", &key, fetch)?;
         let release = only_entry(&directory.join("lib/modules"))?;
-        Ok(Self { directory, release })
+        let package = fs::read_to_string(directory.join("package"))?;
+        Ok(Self { directory, release, package })
     }
 
     /// The bzImage.
@@ -73,7 +76,7 @@ fn fetch(entry: &Path) -> Result<()> {
     let package = dependency_of_meta_package()?;
     eprintln!("kernel: fetching {package} (Debian's stock kernel, not installed on this machine)");
     let unpacked = entry.join("unpacked");
-    unpack(&package, &unpacked)?;
+    fs::write(entry.join("package"), unpack(&package, &unpacked)?)?;
     let boot = unpacked.join("boot");
     let release = only_entry(&unpacked.join("lib/modules"))?;
     fs::rename(boot.join(format!("vmlinuz-{release}")), entry.join("vmlinuz"))?;
@@ -85,19 +88,22 @@ fn fetch(entry: &Path) -> Result<()> {
     command::run(&mut depmod)
 }
 
-/// Fetches a Debian package through apt and unpacks its files into the new directory `into`.
+/// Fetches a Debian package through apt and unpacks its files into the new directory `into`;
+/// returns the name of the package's file, which tells its version.
 ///
 /// # Errors
 /// apt does not offer or deliver it.
-pub(crate) fn unpack(package: &str, into: &Path) -> Result<()> {
+pub(crate) fn unpack(package: &str, into: &Path) -> Result<String> {
     fs::create_dir(into).with_context(|| format!("create {}", into.display()))?;
     packages::refresh_lists_for(package)?;
     let mut fetch = Command::new("apt-get");
     fetch.args(["download", "--quiet", package]).current_dir(into);
     command::run(&mut fetch)?;
-    let archive = into.join(only_entry(into)?);
+    let name = only_entry(into)?;
+    let archive = into.join(&name);
     command::run(Command::new("dpkg-deb").arg("--extract").arg(&archive).arg(into))?;
-    Ok(fs::remove_file(&archive)?)
+    fs::remove_file(&archive)?;
+    Ok(name)
 }
 
 /// The versioned kernel package behind the meta package.

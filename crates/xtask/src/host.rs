@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 
+pub(crate) use image::PACKAGES;
 pub(crate) use session::HostError;
 pub(crate) use terminal::is_interactive;
 

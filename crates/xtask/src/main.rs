@@ -139,8 +139,14 @@ fn main() -> ExitCode {
 
 fn run() -> Result<i32> {
     match Cli::parse().command {
-        Top::Demo => demo::run(),
-        Top::Test(arguments) => test::run(&arguments),
+        Top::Demo => {
+            install_packages()?;
+            demo::run()
+        }
+        Top::Test(arguments) => {
+            install_packages()?;
+            test::run(&arguments)
+        }
         Top::Kernel(arguments) => {
             packages::ensure(kernel::PACKAGES)?;
             kernel::run(&arguments).map(|()| 0)
@@ -158,11 +164,24 @@ fn run() -> Result<i32> {
     }
 }
 
+/// Installs in one go what kernels, root filesystems and the emulated host need.
+fn install_packages() -> Result<()> {
+    let lists = [
+        debian::PACKAGES,
+        host::PACKAGES,
+        image::PACKAGES,
+        kernel::PACKAGES,
+        packages::for_unprivileged_builds(),
+    ];
+    packages::ensure(&lists.concat())
+}
+
 fn host_job(command: Vec<OsString>, arguments: &HostArgs) -> Result<Job> {
     let mut job = Job::new(command);
     job.cpus = arguments.cpus;
     job.memory_mib = arguments.memory;
     if !arguments.bare {
+        install_packages()?;
         let profile = if arguments.dev { Profile::Dev } else { Profile::Release };
         let vmm = workspace::build_vmm(profile)?;
         job.copy.push((vmm, PathBuf::from(host::BIN).join("vmm")));

@@ -54,7 +54,11 @@ fn missing<'a>(packages: &[&'a str]) -> Result<Vec<&'a str>> {
 fn absent_from<'a>(listing: &str, packages: &[&'a str]) -> Vec<&'a str> {
     let installed =
         |package: &str| listing.lines().any(|line| line == format!("{package} installed"));
-    packages.iter().copied().filter(|package| !installed(package)).collect()
+    let mut absent: Vec<_> =
+        packages.iter().copied().filter(|package| !installed(package)).collect();
+    absent.sort_unstable();
+    absent.dedup();
+    absent
 }
 
 /// Fetches apt's package lists unless they offer `package`; a new machine has none.
@@ -91,7 +95,7 @@ mod tests {
     #[test]
     fn only_fully_installed_packages_count_as_present() {
         let listing = "kmod installed\nfio config-files\n";
-        assert_eq!(absent_from(listing, &["kmod", "fio", "strace"]), ["fio", "strace"]);
+        assert_eq!(absent_from(listing, &["kmod", "strace", "fio", "fio"]), ["fio", "strace"]);
     }
 
     #[test]

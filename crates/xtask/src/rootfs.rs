@@ -102,7 +102,7 @@ pub(crate) fn debian(cache: &Cache) -> Result<DebianGuest> {
     packages::ensure(debian::PACKAGES)?;
     let kernel = StockKernel::ensure(cache)?;
     let key = tree_key()
-        .with("kernel", kernel.root().as_os_str().as_encoded_bytes())
+        .with("kernel", &kernel.package)
         .with("modules", GUEST_MODULES.join(" "))
         .with("init", INITRD_INIT);
     let entry = cache.entry("rootfs-debian", &key, |entry| {

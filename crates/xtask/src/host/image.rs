@@ -84,7 +84,7 @@ pub(crate) fn ensure(cache: &Cache) -> Result<Parts> {
 /// The part of the initial RAM file system that seldom changes: the modules.
 fn modules(cache: &Cache, kernel: &StockKernel) -> Result<PathBuf> {
     let key = Key::new()
-        .with("kernel", kernel.root().as_os_str().as_encoded_bytes())
+        .with("kernel", &kernel.package)
         .with("modules", MODULES.join(" "))
         .with("recipe", RECIPE);
     let build = |entry: &Path| {
@@ -122,7 +122,7 @@ fn initrd(cache: &Cache, kernel: &StockKernel) -> Result<File> {
 /// The root disk: a Debian installation with the kernel's modules.
 fn disk(cache: &Cache, kernel: &StockKernel) -> Result<PathBuf> {
     let key = Key::new()
-        .with("kernel", kernel.root().as_os_str().as_encoded_bytes())
+        .with("kernel", &kernel.package)
         .with("suite", SUITE)
         .with("packages", INSIDE.join(" "))
         .with("size", DISK_MIB.to_string())
