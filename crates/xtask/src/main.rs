@@ -124,21 +124,21 @@ fn main() -> ExitCode {
     if host::init::is_our_role() {
         host::init::main();
     }
-    match run() {
-        Ok(status) => ExitCode::from(u8::try_from(status).unwrap_or(HOST_FAILED)),
+    let command = Cli::parse().command;
+    // The status 1 of a command in the host must not be taken for a failure of ours.
+    let failure = if matches!(command, Top::Host(_)) { HOST_FAILED } else { 1 };
+    match run(command) {
+        Ok(status) => ExitCode::from(u8::try_from(status).unwrap_or(failure)),
         Err(error) => {
             eprintln!("xtask: {error:#}");
-            match error.downcast_ref::<HostError>() {
-                Some(HostError::TimedOut(_)) => TIMED_OUT.into(),
-                Some(_) => HOST_FAILED.into(),
-                None => ExitCode::FAILURE,
-            }
+            let timed_out = matches!(error.downcast_ref(), Some(HostError::TimedOut(_)));
+            ExitCode::from(if timed_out { TIMED_OUT } else { failure })
         }
     }
 }
 
-fn run() -> Result<i32> {
-    match Cli::parse().command {
+fn run(command: Top) -> Result<i32> {
+    match command {
         Top::Demo => {
             install_packages()?;
             demo::run()
