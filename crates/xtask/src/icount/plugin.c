@@ -7,6 +7,9 @@
  *   armed    link address of the first process's kernel side, which runs before any user space
  *   out      file that receives the report
  *   exclude  LOW-HIGH, hexadecimal link addresses of code that is not counted (repeatable)
+ *   settle   LOW-HIGH, hexadecimal link addresses of the function that notifies a device: when it
+ *            returns, the guest waits for the device, so that no count depends on the host's speed
+ *            (optional)
  *   marks    file of link addresses, one hexadecimal number per line: the first execution of each
  *            is reported with the count reached (optional)
  *
@@ -57,6 +60,7 @@ EXPORT int qemu_plugin_version = 1;
 /* One counter per byte offset of the kernel image: a sparse mapping, touched where code runs. */
 #define IMAGE_SPAN (64ull << 20)
 #define MAX_RANGES 16
+#define SETTLE_MICROSECONDS 3000
 
 static uint64_t *counts;      /* by offset from LINK_BASE */
 static uint64_t elsewhere;    /* kernel code outside the image */
@@ -68,7 +72,10 @@ static uint64_t entry, armed_by;
 static bool started, armed;
 static const char *report_path;
 
-static struct { uint64_t low, high; } ranges[MAX_RANGES];
+struct range { uint64_t low, high; };
+static struct range settle;
+
+static struct range ranges[MAX_RANGES];
 static size_t range_count;
 
 static struct mark { uint64_t address, reached; bool seen; } *marks;
@@ -181,6 +188,22 @@ static void on_string(unsigned int vcpu, void *data)
 	++*(uint64_t *)data;
 }
 
+/* The virtual CPU holds no lock here: the device completes and raises its interrupt. */
+static void on_notified(unsigned int vcpu, void *data)
+{
+	(void)vcpu, (void)data;
+	if (started)
+		usleep(SETTLE_MICROSECONDS);
+}
+
+/* True for a return: by the instruction, or by a jump to the kernel's return thunk. */
+static bool is_return(const struct qemu_plugin_insn *insn)
+{
+	const uint8_t *code = qemu_plugin_insn_data(insn);
+
+	return code[0] == 0xc3 || code[0] == 0xe9;
+}
+
 static void on_translated(plugin_id id, struct qemu_plugin_tb *block)
 {
 	size_t n = qemu_plugin_tb_n_insns(block);
@@ -199,6 +222,8 @@ static void on_translated(plugin_id id, struct qemu_plugin_tb *block)
 			qemu_plugin_register_vcpu_insn_exec_cb(insn, on_user, NO_REGISTERS, NULL);
 			return;
 		}
+		if (link >= settle.low && link < settle.high && is_return(insn))
+			qemu_plugin_register_vcpu_insn_exec_cb(insn, on_notified, NO_REGISTERS, NULL);
 		for (size_t m = 0; m < mark_count; m++)
 			if (marks[m].address == link)
 				qemu_plugin_register_vcpu_insn_exec_cb(insn, on_mark, NO_REGISTERS, &marks[m]);
@@ -231,6 +256,11 @@ static bool read_marks(const char *path)
 	return fclose(in) == 0;
 }
 
+static bool read_range(const char *text, struct range *range)
+{
+	return sscanf(text, "%" SCNx64 "-%" SCNx64, &range->low, &range->high) == 2;
+}
+
 static bool read_argument(char *argument)
 {
 	char *value = strchr(argument, '=');
@@ -246,9 +276,10 @@ static bool read_argument(char *argument)
 		report_path = strdup(value);
 	else if (!strcmp(argument, "marks"))
 		return read_marks(value);
+	else if (!strcmp(argument, "settle"))
+		return read_range(value, &settle);
 	else if (!strcmp(argument, "exclude") && range_count < MAX_RANGES)
-		return sscanf(value, "%" SCNx64 "-%" SCNx64, &ranges[range_count].low,
-			      &ranges[range_count].high) == 2 && ++range_count;
+		return read_range(value, &ranges[range_count++]);
 	else
 		return false;
 	return true;
