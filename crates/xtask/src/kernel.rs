@@ -186,6 +186,8 @@ fn build_locked(recipe: &Recipe, store: &Path, dir: &Path) -> Result<()> {
     let out = scratch.join("out");
     fs::create_dir_all(&out).with_context(|| format!("create {}", out.display()))?;
     compile(recipe, &scratch, &out, &lock)?;
+    let now = Recipe::read(&recipes_dir(), &recipe.flavour, recipe.arch)?;
+    ensure!(now.key() == recipe.key(), "the recipe was edited while it was built; build again");
     for file in KernelBuild::FILES {
         ensure!(out.join(file).is_file(), "the build left no {file}");
     }

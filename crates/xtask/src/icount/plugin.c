@@ -60,7 +60,7 @@ EXPORT int qemu_plugin_version = 1;
 /* One counter per byte offset of the kernel image: a sparse mapping, touched where code runs. */
 #define IMAGE_SPAN (64ull << 20)
 #define MAX_RANGES 16
-#define SETTLE_MICROSECONDS 3000
+#define SETTLE_MICROSECONDS 5000
 
 static uint64_t *counts;      /* by offset from LINK_BASE */
 static uint64_t elsewhere;    /* kernel code outside the image */
