@@ -62,12 +62,19 @@ pub(crate) struct Count {
 /// runs agree to the last instruction, but for one in which a busy host let a device answer late.
 pub(crate) fn measure(guest: &Guest) -> Result<Count> {
     let scratch = Scratch::new()?;
-    let symbols = Symbols::read(&guest.kernel)?;
-    prepare(&scratch.0, &symbols)?;
+    let dir = &scratch.0;
+    let counter = Counter::new(&guest.kernel, dir)?;
+    make_disk(dir)?;
+    let cmdline = format!("{} root=/dev/vda ro norandmaps tsc_early_khz=1000000", guest.cmdline);
     let mut seen = Vec::new();
     for _ in 0..MOST_RUNS {
-        let count = measure_once(guest, &scratch.0, &symbols)?;
+        boot(guest, dir, &counter.plugin_argument(false)?, &cmdline)?;
+        let mut count = counter.read().with_context(|| {
+            let console = fs::read_to_string(dir.join("console")).unwrap_or_default();
+            format!("the guest reached no user space; its console:\n{console}")
+        })?;
         if seen.contains(&count.retired) {
+            count.cmdline = cmdline;
             return Ok(count);
         }
         seen.push(count.retired);
@@ -75,25 +82,66 @@ pub(crate) fn measure(guest: &Guest) -> Result<Count> {
     bail!("no two of {MOST_RUNS} runs agree: {seen:?}; is the host overloaded?")
 }
 
-fn measure_once(guest: &Guest, dir: &Path, symbols: &Symbols) -> Result<Count> {
-    let cmdline = format!("{} root=/dev/vda ro norandmaps tsc_early_khz=1000000", guest.cmdline);
-    boot(guest, dir, &plugin_argument(symbols)?, &cmdline)?;
-
-    let report = dir.join("report");
-    let report = fs::read_to_string(&report).with_context(|| {
-        let console = fs::read_to_string(dir.join("console")).unwrap_or_default();
-        format!("the guest reached no user space; its console:\n{console}")
-    })?;
-    let mut count = parse(&report, symbols)?;
-    count.cmdline = cmdline;
-    Ok(count)
+/// Counts one kernel's instructions by a plugin of the QEMU that runs it.
+pub(crate) struct Counter {
+    dir: PathBuf,
+    symbols: Symbols,
 }
 
-/// Compiles plugin and init, makes the root filesystem, writes the list of marks.
-fn prepare(dir: &Path, symbols: &Symbols) -> Result<()> {
-    fs::write(dir.join("plugin.c"), PLUGIN)?;
+impl Counter {
+    /// Compiles the plugin into `dir`, for the ELF `kernel` with its symbol table.
+    pub(crate) fn new(kernel: &Path, dir: &Path) -> Result<Self> {
+        let symbols = Symbols::read(kernel)?;
+        let dir = fs::canonicalize(dir).with_context(|| format!("find {}", dir.display()))?;
+        fs::write(dir.join("plugin.c"), PLUGIN)?;
+        run(&dir, "gcc", &["-O2", "-shared", "-fPIC", "-o", "plugin.so", "plugin.c"])?;
+        let marks: String =
+            symbols.initialisers().map(|address| format!("{address:x}\n")).collect();
+        fs::write(dir.join("marks"), marks)?;
+        Ok(Self { dir, symbols })
+    }
+
+    /// The value of QEMU's `-plugin` option. QEMU ends when the count is complete.
+    ///
+    /// With `nested` the kernel is a guest of KVM on the machine that QEMU emulates, which must have
+    /// one processor with AMD-V; its own instructions are not counted.
+    pub(crate) fn plugin_argument(&self, nested: bool) -> Result<String> {
+        let range = |name: &str| {
+            let range = self.symbols.range(name);
+            range.with_context(|| format!("the kernel has no symbol {name}"))
+        };
+        let file = |name: &str| self.dir.join(name).display().to_string().replace(',', ",,");
+        let mut argument = format!(
+            "{},out={},marks={},entry={:x},armed={:x}",
+            file("plugin.so"),
+            file("report"),
+            file("marks"),
+            range(ENTRY)?.start,
+            range(ARMED)?.start
+        );
+        if nested {
+            return Ok(argument + ",nested=on");
+        }
+        let notify = range(NOTIFY)?;
+        argument += &format!(",settle={:x}-{:x}", notify.start, notify.end);
+        for range in NOT_COUNTED.iter().filter_map(|name| self.symbols.range(name)) {
+            argument += &format!(",exclude={:x}-{:x}", range.start, range.end);
+        }
+        Ok(argument)
+    }
+
+    /// Takes the report that the plugin left.
+    pub(crate) fn read(&self) -> Result<Count> {
+        let path = self.dir.join("report");
+        let report = fs::read_to_string(&path).context("the plugin left no report")?;
+        fs::remove_file(&path)?;
+        parse(&report, &self.symbols)
+    }
+}
+
+/// Makes `root.ext4` with a first process that ends the machine.
+fn make_disk(dir: &Path) -> Result<()> {
     fs::write(dir.join("init.c"), INIT)?;
-    run(dir, "gcc", &["-O2", "-shared", "-fPIC", "-o", "plugin.so", "plugin.c"])?;
     fs::create_dir_all(dir.join("root/sbin"))?;
     fs::create_dir_all(dir.join("root/dev"))?;
     run(dir, "gcc", &["-O2", "-static", "-nostdlib", "-o", "root/sbin/init", "init.c"])?;
@@ -103,29 +151,7 @@ fn prepare(dir: &Path, symbols: &Symbols) -> Result<()> {
         dir,
         "mke2fs",
         &["-q", "-t", "ext4", "-d", "root", "-U", uuid, "-E", &seed, "root.ext4", "16M"],
-    )?;
-    let marks: Vec<String> =
-        symbols.initialisers().map(|address| format!("{address:x}\n")).collect();
-    fs::write(dir.join("marks"), marks.concat())?;
-    Ok(())
-}
-
-fn plugin_argument(symbols: &Symbols) -> Result<String> {
-    let address = |name: &str| {
-        let range = symbols.range(name);
-        range.with_context(|| format!("the kernel has no symbol {name}"))
-    };
-    let mut argument = format!(
-        "./plugin.so,out=report,marks=marks,entry={:x},armed={:x}",
-        address(ENTRY)?.start,
-        address(ARMED)?.start
-    );
-    let notify = address(NOTIFY)?;
-    argument += &format!(",settle={:x}-{:x}", notify.start, notify.end);
-    for range in NOT_COUNTED.iter().filter_map(|name| symbols.range(name)) {
-        argument += &format!(",exclude={:x}-{:x}", range.start, range.end);
-    }
-    Ok(argument)
+    )
 }
 
 fn boot(guest: &Guest, dir: &Path, plugin: &str, cmdline: &str) -> Result<()> {

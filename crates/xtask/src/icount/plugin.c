@@ -6,6 +6,8 @@
  *   entry    address of the kernel's first instruction, hexadecimal link address: counting starts there
  *   armed    link address of the first process's kernel side, which runs before any user space
  *   out      file that receives the report
+ *   nested   on: the kernel runs in a virtual machine (AMD-V) of the emulated one, which has one
+ *            processor; what the outer machine executes is not counted (optional)
  *   exclude  LOW-HIGH, hexadecimal link addresses of code that is not counted (repeatable)
  *   settle   LOW-HIGH, hexadecimal link addresses of the function that notifies a device: when it
  *            returns, the guest waits for the device, so that no count depends on the host's speed
@@ -70,6 +72,8 @@ static uint64_t rounds;       /* their rounds */
 static uint64_t excluded;
 static uint64_t entry, armed_by;
 static bool started, armed;
+static bool nested, in_guest;
+static uint64_t after_vmrun;
 static const char *report_path;
 
 struct range { uint64_t low, high; };
@@ -204,11 +208,49 @@ static bool is_return(const struct qemu_plugin_insn *insn)
 	return code[0] == 0xc3 || code[0] == 0xe9;
 }
 
+static bool is_vmrun(const struct qemu_plugin_insn *insn)
+{
+	return qemu_plugin_insn_size(insn) == 3 && !memcmp(qemu_plugin_insn_data(insn), "\x0f\x01\xd8", 3);
+}
+
+static void on_vmrun(unsigned int vcpu, void *next)
+{
+	(void)vcpu;
+	in_guest = true;
+	after_vmrun = (uintptr_t)next;
+}
+
+static void on_vmexit(unsigned int vcpu, void *data)
+{
+	(void)vcpu, (void)data;
+	in_guest = false;
+}
+
+/* Watches the outer machine enter and leave the inner one. True for a block of the inner one. */
+static bool is_inner(struct qemu_plugin_tb *block, size_t n)
+{
+	for (size_t i = 0; i < n; i++) {
+		struct qemu_plugin_insn *insn = qemu_plugin_tb_get_insn(block, i);
+		uint64_t address = qemu_plugin_insn_vaddr(insn);
+
+		if (address == after_vmrun) {
+			in_guest = false;
+			qemu_plugin_register_vcpu_insn_exec_cb(insn, on_vmexit, NO_REGISTERS, NULL);
+		}
+		if (!in_guest && is_vmrun(insn))
+			qemu_plugin_register_vcpu_insn_exec_cb(insn, on_vmrun, NO_REGISTERS,
+							       (void *)(uintptr_t)(address + 3));
+	}
+	return in_guest;
+}
+
 static void on_translated(plugin_id id, struct qemu_plugin_tb *block)
 {
 	size_t n = qemu_plugin_tb_n_insns(block);
 
 	(void)id;
+	if (nested && !is_inner(block, n))
+		return;
 	for (size_t i = 0; i < n; i++) {
 		struct qemu_plugin_insn *insn = qemu_plugin_tb_get_insn(block, i);
 		uint64_t address = qemu_plugin_insn_vaddr(insn);
@@ -272,6 +314,8 @@ static bool read_argument(char *argument)
 		entry = strtoull(value, NULL, 16);
 	else if (!strcmp(argument, "armed"))
 		armed_by = strtoull(value, NULL, 16);
+	else if (!strcmp(argument, "nested"))
+		nested = !strcmp(value, "on");
 	else if (!strcmp(argument, "out"))
 		report_path = strdup(value);
 	else if (!strcmp(argument, "marks"))
