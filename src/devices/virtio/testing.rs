@@ -10,6 +10,8 @@ use vm_memory::{ByteValued, Bytes, GuestAddress};
 
 use super::device::{F_VERSION_1, Signal, VirtioDevice};
 use super::mmio::{MmioTransport, QUEUE_NOTIFY, status};
+use super::queue::{Queue, QueueConfig, RingFeatures};
+use super::rng::Rng;
 use crate::bus::{BusDevice, Interrupt};
 use crate::memory::GuestMemory;
 
@@ -193,6 +195,21 @@ impl Driver {
         self.write(reg::QUEUE_READY, 1);
         self.queues[queue].rings = rings;
         self.queues[queue].size = size;
+    }
+
+    /// Hands out the transport; an idle one takes its place.
+    pub(crate) fn take_transport(&mut self) -> MmioTransport {
+        let signal = Signal::new(Box::new(self.interrupts.clone()));
+        let idle = MmioTransport::new(Box::new(Rng::new()), self.mem.clone(), signal).unwrap();
+        std::mem::replace(&mut self.transport, idle)
+    }
+
+    /// A live queue over the rings of `queue`, for a device without a transport.
+    pub(crate) fn live_queue(&self, queue: usize) -> Queue {
+        let ring = &self.queues[queue];
+        let Rings { desc, avail, used } = ring.rings;
+        let config = QueueConfig { size: ring.size, ready: true, desc, avail, used };
+        Queue::new(256, config, RingFeatures::default(), &self.mem).unwrap()
     }
 
     pub(crate) fn read(&mut self, offset: u64) -> u32 {

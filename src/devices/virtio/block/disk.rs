@@ -208,6 +208,12 @@ impl Disk {
         }
     }
 
+    /// As if a flush had failed.
+    #[cfg(test)]
+    pub(super) fn lose_writes(&mut self) {
+        self.sync_failed = true;
+    }
+
     fn allocate(&self, how: FallocateFlags, offset: u64, len: u64) -> Result<(), Errno> {
         if len == 0 {
             return Ok(());

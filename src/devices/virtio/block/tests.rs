@@ -320,6 +320,53 @@ fn data_in_the_wrong_direction_is_neither_read_nor_written() {
     assert!(m.driver.peek(BUFFER, 512).iter().all(|b| *b == POISON));
 }
 
+/// B4: sectors beyond the limits told in the configuration, though inside the disk.
+#[test]
+fn discards_and_zeroes_beyond_their_limits_report_ioerr() {
+    let file = NamedTempFile::new().unwrap();
+    file.as_file().set_len(8 << 30).unwrap();
+    let disk = Disk::open(file.path(), false).unwrap();
+    let mut m = Machine { driver: Driver::started(Box::new(Block::new(disk, "")), ALL), file };
+    for (kind, limit) in [(DISCARD, MAX_DISCARD_SECTORS), (WRITE_ZEROES, MAX_WRITE_ZEROES_SECTORS)]
+    {
+        assert_eq!(m.segments(kind, &[(0, limit + 1, 0)]), IOERR);
+        assert_eq!(m.segments(kind, &[(0, limit, 0)]), OK);
+    }
+}
+
+/// B11: neither a flush nor, without flushes, a write succeeds once writes were lost; not even
+/// after a reset.
+#[test]
+fn lost_writes_are_reported_by_every_later_flush_and_unflushed_write() {
+    let file = numbered_image();
+    let mut disk = Disk::open(file.path(), false).unwrap();
+    disk.lose_writes();
+    let mut m = Machine { driver: Driver::started(Box::new(Block::new(disk, "")), ALL), file };
+    for _ in 0..2 {
+        assert_eq!(m.request(FLUSH, 0, &[]), (IOERR, 1));
+        assert_eq!(m.request(OUT, 0, &[(BUFFER, 512, 0)]), (OK, 1));
+        m.driver.start(ALL);
+    }
+    m.driver.start(ALL & !F_FLUSH);
+    assert_eq!(m.request(OUT, 0, &[(BUFFER, 512, 0)]), (IOERR, 1));
+    assert_eq!(m.segments(WRITE_ZEROES, &[(0, 1, 0)]), IOERR);
+    assert_eq!(m.segments(DISCARD, &[(0, 1, 0)]), IOERR);
+}
+
+/// What was done before a broken chain is not lost with it.
+#[test]
+fn requests_before_a_broken_chain_are_returned() {
+    let mut m = Machine::writable();
+    m.driver.poke(HEADER, &[0; 16]);
+    m.driver.interrupts();
+    let head = m.driver.chain(0, &[(HEADER, 16, 0), (BUFFER, 512, WRITE), (STATUS, 1, WRITE)]);
+    m.driver.offer(0, 0xffff);
+    m.driver.kick(0);
+    assert!(m.driver.needs_reset());
+    assert_eq!(m.driver.used(0), [(head, 513)]);
+    assert_eq!(m.driver.interrupts(), 2, "used buffer, configuration change");
+}
+
 /// B7.
 #[test]
 fn identity_is_twenty_bytes_and_shorter_buffers_get_none() {

@@ -139,7 +139,7 @@ fn any_desc() -> impl Strategy<Value = Desc> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(3000))]
+    #![proptest_config(ProptestConfig::with_cases(1000))]
 
     /// Q1-Q5, Q14: any table ends in an error or a chain within all limits.
     #[test]

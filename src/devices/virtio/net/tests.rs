@@ -9,8 +9,9 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use super::header::HEADER_LEN;
 use super::*;
 use crate::bus::lock;
+use crate::devices::virtio::device::Signal;
 use crate::devices::virtio::device::{F_EVENT_IDX, F_INDIRECT_DESC};
-use crate::devices::virtio::testing::{DATA, Driver, HIGH_START, LOW_END, WRITE};
+use crate::devices::virtio::testing::{Counter, DATA, Driver, HIGH_START, LOW_END, WRITE};
 
 const MAC: [u8; 6] = [2, 0, 0, 1, 2, 3];
 const OFFLOADS: u64 = feature::TCP_OFFLOADS | feature::UDP_OFFLOADS;
@@ -425,6 +426,31 @@ fn reset_forgets_held_buffers_and_half_delivered_frames() {
     m.host_sends(60);
     assert_eq!(m.driver.used(RX), [(head, 72)]);
     assert_eq!(m.driver.peek(DATA + 1000, 16), [POISON; 16]);
+}
+
+/// Pause and snapshot: buffers taken but not used go back, and are served again later.
+#[test]
+fn deactivated_device_gives_held_buffers_back_to_the_queue() {
+    let mut m = Machine::new(ALL);
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let (fd, host) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap();
+    let wire = Wire { fd, offloads: Arc::default(), failure: Arc::default() };
+    let mut net = Net::new(wire, MAC, None);
+    m.driver.start(ALL);
+    let heads: Vec<_> =
+        (0..3).map(|n| m.driver.chain(RX, &[(DATA + n * 4096, 2000, WRITE)])).collect();
+    let mut queues: Vec<_> = [RX, TX].map(|queue| m.driver.live_queue(queue)).into();
+    for head in heads {
+        let signal = Arc::new(Signal::new(Box::new(Counter::default())));
+        let mem = m.driver.mem.clone();
+        net.activate(Activation { mem, queues, features: ALL, signal });
+        net.process_queue(RX).unwrap();
+        writev(&host, &[IoSlice::new(&[0; 100])]).unwrap();
+        net.process_backend(0).unwrap();
+        assert_eq!(m.driver.used(RX), [(head, 100)]);
+        queues = net.deactivate().unwrap();
+        assert!(net.deactivate().is_none());
+    }
 }
 
 /// N7: see also the tests with a real interface.
