@@ -56,7 +56,9 @@ impl MutEventSubscriber for DeviceEvents {
         let transport = lock(&self.transport);
         for (index, kick) in transport.kicks().iter().enumerate() {
             let data = u32::try_from(index).unwrap_or(u32::MAX);
-            if let Err(e) = ops.add(Events::with_data(kick, data, EventSet::IN)) {
+            // On the edge: every kick is one event, and nobody needs to read the counter.
+            let set = EventSet::IN | EventSet::EDGE_TRIGGERED;
+            if let Err(e) = ops.add(Events::with_data(kick, data, set)) {
                 error!("cannot wait for a queue: {e}");
             }
         }
@@ -115,6 +117,15 @@ mod tests {
         settle(&mut manager);
         assert_eq!(driver.used(1), [(frame, 0)]);
         assert_eq!(manager.run_with_timeout(0).unwrap(), 0);
+
+        // Each kick is heard, though nobody reads the counters.
+        for _ in 0..3 {
+            let frame = driver.chain(1, &[(DATA, 72, 0)]);
+            assert_eq!(settle(&mut manager), 0);
+            lock(&transport).kicks()[1].write(1).unwrap();
+            assert_eq!(settle(&mut manager), 1);
+            assert_eq!(driver.used(1), [(frame, 0)]);
+        }
 
         let buffer = driver.chain(0, &[(DATA + 0x1000, 2000, WRITE)]);
         lock(&transport).kicks()[0].write(1).unwrap();
