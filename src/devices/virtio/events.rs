@@ -131,5 +131,17 @@ mod tests {
         lock(&transport).kicks()[0].write(1).unwrap();
         settle(&mut manager);
         assert_eq!(driver.used(0), [(buffer, 72)]);
+
+        // With a buffer left over, the next frame is heard by itself.
+        for _ in 0..4 {
+            driver.chain(0, &[(DATA + 0x1000, 2000, WRITE)]);
+        }
+        lock(&transport).kicks()[0].write(1).unwrap();
+        settle(&mut manager);
+        assert_eq!(driver.used(0).len(), 3);
+        driver.chain(1, &[(DATA, 72, 0)]);
+        lock(&transport).kicks()[1].write(1).unwrap();
+        settle(&mut manager);
+        assert_eq!(driver.used(0).len(), 1);
     }
 }
