@@ -5,7 +5,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
 use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGXFSZ};
 use signal_hook::iterator::backend::SignalDelivery;
 use signal_hook::iterator::exfiltrator::SignalOnly;
 use tracing::error;
@@ -34,7 +34,7 @@ impl Signals {
         power_button: Option<Arc<IrqLine>>,
     ) -> std::io::Result<Self> {
         let (read, write) = UnixStream::pair()?;
-        let caught = [SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGPWR];
+        let caught = [SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGPWR, SIGXFSZ];
         let delivery = SignalDelivery::with_pipe(read, write, SignalOnly, caught)?;
         Ok(Self { delivery, ending, power_button })
     }
@@ -52,6 +52,8 @@ impl MutEventSubscriber for Signals {
         for signal in self.delivery.pending() {
             match signal {
                 SIGPWR => self.power_button.iter().for_each(|button| button.trigger()),
+                // A write beyond the limit of file sizes fails as well, and the device says so.
+                SIGXFSZ => {}
                 number => self.ending.set(End::Signal(number)),
             }
         }

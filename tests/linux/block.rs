@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::process::Command;
 
-use crate::guest::Guest;
+use crate::guest::{Guest, run_words, signal, wait, wait_for};
 
 const MIB: u64 = 1 << 20;
 
@@ -15,11 +15,10 @@ fn data_survives_sync_and_reboot() {
     let kept = tempfile::tempdir().expect("temporary directory");
     let second = kept.path().join("rootfs.ext4");
     let ended = {
-        let words = crate::guest::run_words(
-            "head -c 3000000 /dev/urandom > /root/data; sha256sum /root/data; sync",
-        );
+        let words =
+            run_words("head -c 3000000 /dev/urandom > /root/data; sha256sum /root/data; sync");
         let guest = guest.append(&words);
-        let ended = crate::guest::wait(guest.start());
+        let ended = wait(guest.start());
         fs::copy(&rootfs, &second).expect("copy");
         ended
     };
@@ -35,11 +34,11 @@ fn data_survives_sync_and_reboot() {
 fn filesystem_written_by_the_guest_is_clean_for_the_host() {
     let guest = Guest::minimal();
     let rootfs = guest.file("rootfs.ext4");
-    let words = crate::guest::run_words(
+    let words = run_words(
         "for i in $(seq 200); do echo $i > /root/f$i; done; rm /root/f1*; sync; mount -o remount,ro /",
     );
     let guest = guest.append(&words);
-    let ended = crate::guest::wait(guest.start());
+    let ended = wait(guest.start());
     assert_eq!(ended.status, Some(0), "{ended:#?}");
     let check = Command::new("e2fsck").args(["-f", "-n"]).arg(&rootfs).output().expect("e2fsck");
     assert!(check.status.success(), "{}", String::from_utf8_lossy(&check.stdout));
@@ -71,12 +70,12 @@ fn read_only_disk_refuses_writes_and_keeps_its_bytes() {
     fs::write(&image, vec![0x5a; MIB as usize]).expect("write");
     let keep = image.clone();
     let guest = guest.arg("--disk").arg(format!("path={},readonly=on", image.display()));
-    let words = crate::guest::run_words(
+    let words = run_words(
         "echo 0 > /sys/block/vdb/ro 2>/dev/null; blockdev --setrw /dev/vdb 2>/dev/null\n\
          dd if=/dev/zero of=/dev/vdb bs=4k count=4 conv=fsync && echo WROTE",
     );
     let guest = guest.append(&words);
-    let ended = crate::guest::wait(guest.start());
+    let ended = wait(guest.start());
     assert!(!ended.console.contains("WROTE\n"), "{ended:#?}");
     assert!(fs::read(&keep).expect("read").iter().all(|byte| *byte == 0x5a));
 }
@@ -86,9 +85,9 @@ fn read_only_root_filesystem_boots_and_stays_unchanged() {
     let guest = Guest::minimal().arg("--rootfs-readonly");
     let rootfs = guest.file("rootfs.ext4");
     let before = fs::read(&rootfs).expect("read");
-    let words = crate::guest::run_words("touch /root/x 2>&1 || echo refused");
+    let words = run_words("touch /root/x 2>&1 || echo refused");
     let guest = guest.append(&words);
-    let ended = crate::guest::wait(guest.start());
+    let ended = wait(guest.start());
     assert_eq!(ended.status, Some(0), "{ended:#?}");
     assert!(ended.console.contains("refused"), "{ended:#?}");
     assert!(before == fs::read(&rootfs).expect("read"), "the image changed");
@@ -101,11 +100,11 @@ fn discard_gives_space_back_to_the_host() {
     fs::write(&image, vec![1; 8 * MIB as usize]).expect("write");
     let before = fs::metadata(&image).expect("metadata").blocks();
     let guest = guest.arg("--disk").arg(format!("path={}", image.display()));
-    let words = crate::guest::run_words(
+    let words = run_words(
         "set -e; blkdiscard -o 1048576 -l 4194304 /dev/vdb; dd if=/dev/vdb bs=1M skip=1 count=4 | tr -d '\\0' | wc -c",
     );
     let guest = guest.append(&words);
-    let ended = crate::guest::wait(guest.start());
+    let ended = wait(guest.start());
     assert!(ended.console.contains("exit status 0"), "{ended:#?}");
     let after = fs::metadata(&image).expect("metadata").blocks();
     assert_eq!(before - after, 4 * MIB / 512);
@@ -120,15 +119,15 @@ fn discard_gives_space_back_to_the_host() {
 fn direct_io_reads_what_the_host_wrote_and_back() {
     let guest = Guest::minimal();
     let image = guest.file("data.img");
-    let bytes: Vec<u8> = (0..16 * MIB).map(|n| (n * 2_654_435_761 >> 13) as u8).collect();
+    let bytes: Vec<u8> = (0..16 * MIB).map(|n| ((n * 2_654_435_761) >> 13) as u8).collect();
     fs::write(&image, &bytes).expect("write");
     let guest = guest.arg("--disk").arg(format!("path={}", image.display()));
-    let words = crate::guest::run_words(
+    let words = run_words(
         "set -e\nfor bs in 512 4k 64k 1M; do dd if=/dev/vdb bs=$bs iflag=direct 2>/dev/null | sha256sum; done\n\
          dd if=/dev/vdb of=/dev/vdb bs=1M skip=8 count=8 conv=notrunc,fsync iflag=direct oflag=direct 2>/dev/null",
     );
     let guest = guest.append(&words);
-    let ended = crate::guest::wait(guest.start());
+    let ended = wait(guest.start());
     assert!(ended.console.contains("exit status 0"), "{ended:#?}");
     let sums: Vec<&str> = ended.console.lines().filter(|line| line.ends_with("  -")).collect();
     assert_eq!(sums.len(), 4, "{ended:#?}");
@@ -144,8 +143,9 @@ fn direct_io_reads_what_the_host_wrote_and_back() {
 fn one_image_has_one_writer() {
     let guest = Guest::minimal();
     let rootfs = guest.file("rootfs.ext4");
-    let guest = guest.append(&crate::guest::run_words("echo ready; sleep 60"));
-    let first = guest.start();
+    let guest = guest.append(&run_words("echo ready; sleep 60"));
+    let mut first = guest.start();
+    wait_for(&mut first, "ready");
     let second = || {
         let output = Command::new("vmm")
             .args(["--kernel", "/srv/vmm/kernels/minimal/vmlinux", "--rootfs"])
@@ -155,10 +155,9 @@ fn one_image_has_one_writer() {
             .expect("vmm");
         (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
     };
-    std::thread::sleep(std::time::Duration::from_millis(500));
     let (status, stderr) = second();
-    crate::guest::signal(first.id(), "TERM");
-    let ended = crate::guest::wait(first);
+    signal(first.id(), "TERM");
+    let ended = wait(first);
     assert_eq!(ended.status, Some(143), "{ended:#?}");
     assert_eq!(status, Some(3), "{stderr}");
     assert!(stderr.contains("rootfs.ext4") && stderr.contains("lock"), "{stderr}");

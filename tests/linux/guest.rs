@@ -1,6 +1,7 @@
 //! A guest under test: built like a command line, run to its end, then looked at.
 
 use std::fs;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -41,7 +42,8 @@ impl Guest {
     pub fn bare(kernel: &str) -> Self {
         let files = tempfile::tempdir().expect("temporary directory");
         let guest = Self { args: Vec::new(), append: Vec::new(), files };
-        guest.arg("--kernel").arg(artifact(kernel).to_str().expect("UTF-8"))
+        // What a kernel prints costs more than what it does.
+        guest.append("quiet").arg("--kernel").arg(artifact(kernel).to_str().expect("UTF-8"))
     }
 
     /// A guest with this kernel and a copy of the BusyBox root filesystem.
@@ -138,6 +140,18 @@ pub fn wait(child: Child) -> Ended {
     }
     let output = waiter.join().expect("waiter").expect("output");
     Ended::from(output)
+}
+
+/// Reads what the guest prints until `text` came.
+pub fn wait_for(child: &mut Child, text: &str) {
+    let output = child.stdout.as_mut().expect("piped");
+    let mut seen = Vec::new();
+    let mut chunk = [0; 512];
+    while !String::from_utf8_lossy(&seen).contains(text) {
+        let count = output.read(&mut chunk).expect("read");
+        assert!(count > 0, "ended before {text}: {}", String::from_utf8_lossy(&seen));
+        seen.extend_from_slice(&chunk[..count]);
+    }
 }
 
 /// Sends a signal to a process.

@@ -3,6 +3,8 @@
 //! These run in the emulated host (`cargo xtask test guest`), as root, with the cache's kernels and
 //! root filesystems under /srv/vmm and the fresh `vmm` on the PATH.
 
+#![expect(clippy::expect_used, reason = "a test fails by panicking")]
+
 mod block;
 mod boot;
 mod ends;
