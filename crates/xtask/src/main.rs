@@ -6,6 +6,7 @@ mod cache;
 mod command;
 mod debian;
 mod demo;
+mod docs;
 mod host;
 mod icount;
 mod image;
@@ -67,6 +68,8 @@ enum Top {
     Icount(icount::IcountArgs),
     /// Build the root filesystems and print where they are
     Rootfs,
+    /// Write the man pages and shell completions of vmm to target/docs
+    Docs,
     /// Use the emulated host: a small Debian machine with hardware KVM, on any machine
     #[command(subcommand)]
     Host(HostCommand),
@@ -153,6 +156,7 @@ fn run(command: Top) -> Result<i32> {
         }
         Top::Icount(arguments) => icount::run(&arguments).map(|()| 0),
         Top::Rootfs => build_rootfs().map(|()| 0),
+        Top::Docs => docs::run().map(|()| 0),
         Top::Host(HostCommand::Run(arguments)) => {
             let mut job = host_job(arguments.command, &arguments.host)?;
             job.timeout = arguments.timeout.map(Duration::from_secs);
