@@ -66,7 +66,8 @@ impl BusDevice for I8042 {
 /// A byte-wide register of which one value asks for the machine's end.
 ///
 /// It serves the ACPI sleep control register (ACPI 6.5, section 4.8.3.7) and the ACPI reset
-/// register (section 4.8.3.6). It reads as zero.
+/// register (section 4.8.3.6). It reads as zero, and so do the ports behind it, which take any
+/// value: the ACPI sleep status register is one.
 pub struct PowerRegister {
     value: u8,
     event: PowerEvent,
@@ -85,8 +86,8 @@ impl BusDevice for PowerRegister {
         data.fill(0);
     }
 
-    fn write(&mut self, _offset: u64, data: &[u8]) {
-        if data == [self.value] {
+    fn write(&mut self, offset: u64, data: &[u8]) {
+        if offset == 0 && data == [self.value] {
             self.sink.request(self.event);
         }
     }
@@ -166,6 +167,7 @@ mod tests {
         let heard = Arc::new(Heard::default());
         let mut device = PowerRegister::new(0x34, PowerEvent::PowerOff, heard.clone());
         assert_eq!(values_that_end(&mut device, 0, &heard), [0x34]);
+        assert!(values_that_end(&mut device, 1, &heard).is_empty());
     }
 
     #[test]

@@ -91,7 +91,8 @@ fn attach_power<O: PowerSink + 'static>(
     };
     let sleep = register(layout::ACPI_POWER_OFF, PowerEvent::PowerOff);
     let reset = register(layout::ACPI_RESET, PowerEvent::Reset);
-    pio.insert(layout::ACPI_SLEEP_CONTROL_PORT.into(), 1, sleep)?;
+    // The sleep status register follows.
+    pio.insert(layout::ACPI_SLEEP_CONTROL_PORT.into(), 2, sleep)?;
     pio.insert(layout::ACPI_RESET_PORT.into(), 1, reset)?;
     let i8042 = Arc::new(Mutex::new(I8042::new(owner.clone())));
     pio.insert(layout::I8042_DATA_PORT.into(), I8042::PORTS, i8042)?;
