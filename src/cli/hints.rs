@@ -6,12 +6,16 @@ use super::Exit;
 use crate::arch::KernelError;
 use crate::config::{ConfigError, FileError};
 use crate::control::ControlError;
+use crate::devices::virtio::block::DiskError;
 use crate::kvm::VmError;
 use crate::machine::MachineError;
 use crate::preflight::PreflightError;
 
 /// The hint of the first error in the chain that has one.
 pub(super) fn hint(error: &anyhow::Error) -> Option<String> {
+    if error.chain().any(is_out_of_descriptors) {
+        return Some("raise the limit of open files: ulimit -n 1024".to_owned());
+    }
     error.chain().find_map(|cause| {
         let config = cause.downcast_ref().and_then(ConfigError::hint);
         let preflight = || cause.downcast_ref().and_then(PreflightError::hint);
@@ -41,7 +45,6 @@ fn vm_hint(error: &VmError) -> &'static str {
         VmError::Ioctl { source, .. } if source.errno() == Errno::BUSY.raw_os_error() => {
             "stop other hypervisors (VirtualBox, VMware)"
         }
-        VmError::EventFd(_) => "raise the limit of open files: ulimit -n 1024",
         _ => "vmm doctor says what is missing and how to get it",
     }
 }
@@ -54,7 +57,17 @@ pub(super) fn status(error: &anyhow::Error) -> Exit {
             || cause.is::<FileError>()
             || cause.downcast_ref().is_some_and(is_config_of_machine)
     };
-    if error.chain().any(is_config) { Exit::Config } else { Exit::Host }
+    let exhausted = error.chain().any(is_out_of_descriptors);
+    if error.chain().any(is_config) && !exhausted { Exit::Config } else { Exit::Host }
+}
+
+/// Whether `cause` is the system's word for too many open files, in this process or in all.
+fn is_out_of_descriptors(cause: &(dyn std::error::Error + 'static)) -> bool {
+    let io = cause.downcast_ref().and_then(std::io::Error::raw_os_error);
+    let kvm = || cause.downcast_ref().map(|e: &kvm_ioctls::Error| e.errno());
+    let other = || cause.downcast_ref().map(|errno: &Errno| errno.raw_os_error());
+    let number = io.or_else(kvm).or_else(other);
+    number.is_some_and(|n| [Errno::MFILE, Errno::NFILE].contains(&Errno::from_raw_os_error(n)))
 }
 
 fn is_config_of_machine(error: &ControlError) -> bool {
@@ -64,6 +77,10 @@ fn is_config_of_machine(error: &ControlError) -> bool {
             MachineError::File { .. }
                 | MachineError::Kernel { .. }
                 | MachineError::Initrd { .. }
+                | MachineError::Disk {
+                    source: DiskError::Kind { .. } | DiskError::Empty { .. },
+                    ..
+                }
                 | MachineError::BootData(_)
                 | MachineError::TooManyDevices(_)
         )
@@ -88,6 +105,22 @@ mod tests {
         let api = ControlError::from(MachineError::from(VmError::ApiVersion(11)));
         assert_eq!(status(&api.into()), Exit::Host);
         assert_eq!(status(&kernel_error(KernelError::NoPvhEntry)), Exit::Config);
+    }
+
+    #[test]
+    fn too_many_open_files_is_an_error_of_the_host_whoever_met_it() {
+        let errno = Errno::MFILE;
+        let file = FileError::Open { path: "k".into(), source: errno.into() };
+        for error in [
+            anyhow::Error::from(file),
+            anyhow::Error::from(errno).context("disk"),
+            anyhow::Error::from(kvm_ioctls::Error::new(errno.raw_os_error())),
+        ] {
+            assert_eq!(status(&error), Exit::Host, "{error:#}");
+            assert!(hint(&error).is_some_and(|hint| hint.contains("ulimit")), "{error:#}");
+        }
+        let missing = FileError::Open { path: "k".into(), source: Errno::NOENT.into() };
+        assert_eq!(status(&missing.into()), Exit::Config);
     }
 
     #[test]
