@@ -1,7 +1,11 @@
 //! Where messages of the machine's life go: standard error, as lines or as JSON.
 
+mod limit;
+
 use clap::{Args, ValueEnum};
 use tracing_subscriber::filter::LevelFilter;
+
+use limit::LimitedStderr;
 
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Messages")]
@@ -40,9 +44,18 @@ impl LogArgs {
             Level::Debug => LevelFilter::DEBUG,
             Level::Trace => LevelFilter::TRACE,
         };
+        let mention: fn(u64) -> String = match self.log_format {
+            Format::Text => |count| format!(" WARN {count} messages were dropped\n"),
+            Format::Json => |count| {
+                let fields =
+                    serde_json::json!({ "message": "messages were dropped", "count": count });
+                format!("{}\n", serde_json::json!({ "level": "WARN", "fields": fields }))
+            },
+        };
+        let stderr = LimitedStderr::new(mention);
         let lines = tracing_subscriber::fmt()
             .with_max_level(level)
-            .with_writer(std::io::stderr)
+            .with_writer(move || stderr.clone())
             .with_ansi(false);
         let installed = match self.log_format {
             Format::Text => lines.with_target(false).finish().into(),
