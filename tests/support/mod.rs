@@ -1,0 +1,18 @@
+//! What the tests share: tiny guests, the monitor as a child process, and what to look at.
+
+#![allow(dead_code, unreachable_pub, reason = "each test program uses a part of it")]
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test fails by a panic"
+)]
+
+pub mod case;
+pub mod driver;
+pub mod payload;
+pub mod process;
+pub mod ring;
+pub mod script;
+pub mod subject;
+pub mod vmm;
