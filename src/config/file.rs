@@ -7,17 +7,28 @@ use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
 use thiserror::Error;
 
-/// Opens the regular file `path` for reading, or for reading and writing.
+/// Opens the regular file `path` for reading.
 ///
 /// Never blocks: a FIFO without a writer, a device or a directory is refused by name. Symbolic
 /// links are followed.
 ///
 /// # Errors
 /// When the file cannot be opened or is not a regular file.
-pub fn open_regular(path: &Path, writable: bool) -> Result<File, FileError> {
-    let access = if writable { OFlags::RDWR } else { OFlags::RDONLY };
+pub fn open_regular(path: &Path) -> Result<File, FileError> {
+    open_kind(path, &[FileType::RegularFile])
+}
+
+/// Opens the disk image `path`, a regular file or a block device, for reading.
+///
+/// # Errors
+/// As [`open_regular`], which a block device passes here.
+pub fn open_image(path: &Path) -> Result<File, FileError> {
+    open_kind(path, &[FileType::RegularFile, FileType::BlockDevice])
+}
+
+fn open_kind(path: &Path, kinds: &[FileType]) -> Result<File, FileError> {
     // NONBLOCK returns at once from a FIFO; it has no effect on a regular file.
-    let flags = access | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
     let open_error = |errno: Errno| FileError::Open { path: path.to_owned(), source: errno.into() };
     let fd = match rustix::fs::open(path, flags, Mode::empty()) {
         Ok(fd) => fd,
@@ -32,7 +43,7 @@ pub fn open_regular(path: &Path, writable: bool) -> Result<File, FileError> {
     };
     let stat = rustix::fs::fstat(&fd).map_err(open_error)?;
     match FileType::from_raw_mode(stat.st_mode) {
-        FileType::RegularFile => Ok(File::from(fd)),
+        kind if kinds.contains(&kind) => Ok(File::from(fd)),
         kind => Err(not_regular(path, kind)),
     }
 }
@@ -106,8 +117,8 @@ mod tests {
             (&socket, "a socket"),
             (Path::new("/dev/zero"), "a character device"),
         ] {
-            for writable in [false, true] {
-                let error = open_regular(path, writable).expect_err(kind).to_string();
+            for opened in [open_regular(path), open_image(path)] {
+                let error = opened.expect_err(kind).to_string();
                 assert!(error.contains(kind), "{error}");
             }
         }
@@ -119,12 +130,12 @@ mod tests {
         let (file, link) = (dir.path().join("file"), dir.path().join("link"));
         std::fs::write(&file, b"x").expect("write");
         std::os::unix::fs::symlink(&file, &link).expect("link");
-        assert!(open_regular(&link, false).is_ok());
+        assert!(open_regular(&link).is_ok());
     }
 
     #[test]
     fn missing_file_is_named_and_keeps_its_cause() {
-        let error = open_regular(Path::new("/no/such/file"), false).expect_err("missing");
+        let error = open_regular(Path::new("/no/such/file")).expect_err("missing");
         assert_eq!(error.to_string(), "open /no/such/file");
         assert!(std::error::Error::source(&error).is_some());
         assert!(error.hint().is_some());

@@ -30,7 +30,7 @@ pub fn load(path: &Path) -> Result<PartialConfig, ConfigError> {
 }
 
 fn read(path: &Path) -> Result<String, ConfigError> {
-    let file = open_regular(path, false)?;
+    let file = open_regular(path)?;
     let mut bytes = Vec::new();
     // One byte more than allowed tells a file of the largest size from a larger one.
     file.take(MAX_FILE_LEN.saturating_add(1))

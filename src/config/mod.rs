@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 
 pub use disk::Disk;
 pub use error::ConfigError;
-pub use file::{FileError, open_regular};
+pub use file::{FileError, open_image, open_regular};
 pub use key_value::{KeyValueError, parse_key_values, parse_switch};
 pub use load::{MAX_FILE_LEN, load};
 pub use net::{MacAddress, MacAddressError, Net};

@@ -31,7 +31,7 @@ impl HostResources {
 }
 
 fn open(noun: &'static str, path: &Path) -> Result<File, MachineError> {
-    open_regular(path, false).map_err(|source| MachineError::File { noun, source })
+    open_regular(path).map_err(|source| MachineError::File { noun, source })
 }
 
 fn open_disks(config: &VmConfig) -> Result<Vec<Box<dyn VirtioDevice>>, MachineError> {

@@ -1,11 +1,12 @@
 //! Checked reads from files that are not trusted.
 
 use std::fs::File;
-use std::os::unix::fs::FileExt;
+use std::io::{Seek, SeekFrom};
+use std::os::unix::fs::{FileExt, FileTypeExt};
 use std::path::{Path, PathBuf};
 
 use super::PreflightError;
-use crate::config::open_regular;
+use crate::config::{FileError, open_image, open_regular};
 
 /// A file of the user's, opened for a look.
 pub(super) struct Image {
@@ -16,14 +17,32 @@ pub(super) struct Image {
 }
 
 impl Image {
-    /// Opens `path`, which is used as `noun`.
+    /// Opens the regular file `path`, which is used as `noun`.
     pub(super) fn open(noun: &'static str, path: &Path) -> Result<Self, PreflightError> {
-        let file =
-            open_regular(path, false).map_err(|source| PreflightError::File { noun, source })?;
+        Self::look_at(noun, path, open_regular(path))
+    }
+
+    /// Opens `path`, a regular file or a block device that is used as the disk `noun`.
+    pub(super) fn open_disk(noun: &'static str, path: &Path) -> Result<Self, PreflightError> {
+        Self::look_at(noun, path, open_image(path))
+    }
+
+    fn look_at(
+        noun: &'static str,
+        path: &Path,
+        opened: Result<File, FileError>,
+    ) -> Result<Self, PreflightError> {
+        let mut file = opened.map_err(|source| PreflightError::File { noun, source })?;
         let path = path.to_owned();
-        match file.metadata() {
-            Ok(metadata) if metadata.len() == 0 => Err(PreflightError::Empty { noun, path }),
-            Ok(metadata) => Ok(Self { noun, path, file, len: metadata.len() }),
+        let len = match file.metadata() {
+            // The metadata of a block device have no length.
+            Ok(metadata) if metadata.file_type().is_block_device() => file.seek(SeekFrom::End(0)),
+            Ok(metadata) => Ok(metadata.len()),
+            Err(error) => Err(error),
+        };
+        match len {
+            Ok(0) => Err(PreflightError::Empty { noun, path }),
+            Ok(len) => Ok(Self { noun, path, file, len }),
             Err(source) => Err(PreflightError::Read { noun, path, source }),
         }
     }

@@ -51,9 +51,9 @@ pub fn check(config: &VmConfig) -> Result<Vec<Finding>, PreflightError> {
     let initrd_image =
         config.initrd.as_deref().map(|path| Image::open("initrd", path)).transpose()?;
     let rootfs_image =
-        config.rootfs.as_deref().map(|path| Image::open("rootfs", path)).transpose()?;
+        config.rootfs.as_deref().map(|path| Image::open_disk("rootfs", path)).transpose()?;
     for disk in &config.disks {
-        Image::open("disk", &disk.path)?;
+        Image::open_disk("disk", &disk.path)?;
     }
 
     let mut findings = Vec::new();

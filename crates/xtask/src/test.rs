@@ -16,10 +16,13 @@ use crate::cache::Cache;
 use crate::host::{self, Job};
 use crate::totals::{Counter, Totals};
 use crate::workspace::{self, Profile, TestProgram};
-use crate::{artifacts, command};
+use crate::{artifacts, command, packages};
 
 /// Where the test programs lie in the emulated host.
 const PROGRAMS: &str = "/root/tests";
+
+/// What the native tests call: a compiler for guest programs, network interfaces, namespaces.
+const NATIVE_PACKAGES: &[&str] = &["gcc", "libc6-dev", "iproute2", "util-linux"];
 
 /// Memory of the emulated host in MiB: room for a guest beyond the 4 GiB boundary.
 const MEMORY_MIB: u32 = 6144;
@@ -84,6 +87,7 @@ pub(crate) fn run(arguments: &TestArgs) -> Result<i32> {
 }
 
 fn native(filter: Option<&str>) -> Result<Totals> {
+    packages::ensure(NATIVE_PACKAGES)?;
     let mut cargo = workspace::cargo();
     cargo.args(["test", "--workspace", "--no-fail-fast"]).args(filter);
     let line = command::describe(&cargo);
