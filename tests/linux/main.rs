@@ -4,6 +4,7 @@
 //! root filesystems under /srv/vmm and the fresh `vmm` on the PATH.
 
 #![expect(clippy::expect_used, reason = "a test fails by panicking")]
+#![expect(unreachable_pub, reason = "a program has no users but its own modules")]
 
 mod block;
 mod boot;

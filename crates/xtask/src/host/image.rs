@@ -107,8 +107,8 @@ fn modules(cache: &Cache, kernel: &StockKernel) -> Result<PathBuf> {
 /// The initial RAM file system: the modules, and this very program behind them.
 fn initrd(cache: &Cache, kernel: &StockKernel) -> Result<File> {
     let modules = modules(cache, kernel)?;
-    let program = std::env::current_exe().context("find the running program")?;
-    let program = fs::read(&program).with_context(|| format!("read {}", program.display()))?;
+    // By this link the program is there even when a build has replaced its file since.
+    let program = fs::read("/proc/self/exe").context("read the running program")?;
     let mut initrd = cache.unnamed_file()?;
     let mut modules =
         File::open(&modules).with_context(|| format!("open {}", modules.display()))?;
