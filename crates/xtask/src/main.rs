@@ -2,6 +2,7 @@
 
 mod archive;
 mod artifacts;
+mod bench;
 mod cache;
 mod command;
 mod debian;
@@ -62,6 +63,17 @@ enum Top {
     ///   cargo xtask test guest block     guest tests with `block` in their name
     #[command(verbatim_doc_comment)]
     Test(test::TestArgs),
+    /// Measure the figures of docs/performance.md
+    ///
+    /// Each is measured against QEMU's smallest machine in the same run; a missed goal is reported,
+    /// not failed. Examples:
+    ///   cargo xtask bench                everything; writes summary.json below target/bench/
+    ///   cargo xtask bench null memory    only these
+    #[command(verbatim_doc_comment)]
+    Bench(bench::BenchArgs),
+    /// Take measurements in the place that is measured
+    #[command(hide = true)]
+    BenchInside(bench::InsideArgs),
     /// Build guest kernels and print where they are
     Kernel(kernel::KernelArgs),
     /// Count the instructions of a guest kernel from its entry to its first process
@@ -127,6 +139,9 @@ fn main() -> ExitCode {
     if host::init::is_our_role() {
         host::init::main();
     }
+    if bench::guest::is_our_role() {
+        bench::guest::main();
+    }
     let command = Cli::parse().command;
     // The status 1 of a command in the host must not be taken for a failure of ours.
     let failure = if matches!(command, Top::Host(_)) { HOST_FAILED } else { 1 };
@@ -150,6 +165,11 @@ fn run(command: Top) -> Result<i32> {
             install_packages()?;
             test::run(&arguments)
         }
+        Top::Bench(arguments) => {
+            install_packages()?;
+            bench::run(&arguments)
+        }
+        Top::BenchInside(arguments) => bench::run_inside(arguments).map(|()| 0),
         Top::Kernel(arguments) => {
             packages::ensure(kernel::PACKAGES)?;
             kernel::run(&arguments).map(|()| 0)

@@ -1,0 +1,153 @@
+//! `cargo xtask bench`: the figures of `docs/performance.md`.
+//!
+//! Our monitor and QEMU's smallest machine run the same guests in turn, in one run. What is measured
+//! here is described there.
+
+mod boot;
+mod figure;
+pub(crate) mod guest;
+mod histogram;
+mod idle;
+mod inside;
+mod monitor;
+mod null_guest;
+mod place;
+mod program;
+mod record;
+mod report;
+mod run;
+mod stats;
+mod traffic;
+
+use std::fs;
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result, ensure};
+use clap::{Args, ValueEnum};
+
+use crate::packages;
+use crate::workspace::{self, Profile};
+use figure::Figure;
+use place::{Bundle, Place};
+use record::Records;
+
+pub(crate) use inside::{InsideArgs, run as run_inside};
+
+/// Packages for measurements on this machine, besides those of kernels and the emulated host.
+const PACKAGES: &[&str] = &["qemu-system-x86", "iproute2", "util-linux", "gcc", "binutils"];
+
+/// What to measure.
+#[derive(Args)]
+pub(crate) struct BenchArgs {
+    /// Only these figures; all when none is named
+    #[arg(value_enum)]
+    groups: Vec<Group>,
+    /// Measure this program instead of a fresh release build
+    #[arg(long, value_name = "FILE")]
+    vmm: Option<PathBuf>,
+    /// So many runs of each kind instead of the usual number
+    #[arg(long, value_name = "N")]
+    runs: Option<usize>,
+    /// Write the results into docs/performance.md
+    #[arg(long, conflicts_with_all = ["groups", "runs"])]
+    write_docs: bool,
+    /// Take the KVM exits that are found for the recorded ones
+    #[arg(long)]
+    record: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Group {
+    /// Null guests: exec to first I/O and to exit
+    Null,
+    /// Guest instructions from the kernel's entry to its first process
+    Instructions,
+    /// Boots of our kernels: time and KVM exits to their first process
+    Boot,
+    /// Memory of an idle monitor
+    Memory,
+    /// Disk and network in a guest
+    Io,
+}
+
+/// What the groups share.
+struct Context {
+    /// The program that is measured.
+    vmm: PathBuf,
+    /// Where guests without a kernel run.
+    place: Place,
+    /// Where files go.
+    directory: PathBuf,
+    runs: Option<usize>,
+    record: bool,
+}
+
+/// Measures, prints the table and writes `summary.json`.
+///
+/// # Errors
+/// A measurement failed. A goal that is missed is no error.
+pub(crate) fn run(arguments: &BenchArgs) -> Result<i32> {
+    packages::ensure(PACKAGES)?;
+    let context = Context::new(arguments)?;
+    let mut groups = arguments.groups.clone();
+    if groups.is_empty() {
+        groups.extend(Group::value_variants());
+    }
+    let mut records = Records::default();
+    let mut figures = vec![];
+    for group in groups {
+        figures.extend(group.measure(&context, &mut records)?);
+    }
+    print!("{}", report::histograms(&records));
+    print!("{}\n{}", report::table(&figures), report::notes(&figures));
+    let summary = context.directory.join("summary.json");
+    report::write_summary(&figures, &summary)?;
+    println!("{}", summary.display());
+    if arguments.write_docs {
+        report::update_document(&document(), &figures, &records)?;
+    }
+    Ok(0)
+}
+
+/// The document with the results.
+fn document() -> PathBuf {
+    workspace::root().join("docs/performance.md")
+}
+
+impl Group {
+    fn measure(self, context: &Context, records: &mut Records) -> Result<Vec<Figure>> {
+        match self {
+            Self::Null => null_guest::figures(context, records),
+            Self::Instructions => boot::instruction_figures(),
+            Self::Boot => boot::figures(context, records),
+            Self::Memory => idle::figures(context, records),
+            Self::Io => traffic::figures(context, records),
+        }
+    }
+}
+
+impl Context {
+    fn new(arguments: &BenchArgs) -> Result<Self> {
+        let vmm = match &arguments.vmm {
+            Some(vmm) => vmm.clone(),
+            None => workspace::build_vmm(Profile::Release)?,
+        };
+        ensure!(arguments.runs != Some(0), "--runs 0 measures nothing");
+        let target = std::env::var_os("CARGO_TARGET_DIR").map(PathBuf::from);
+        let directory = target.unwrap_or_else(|| workspace::root().join("target")).join("bench");
+        fs::create_dir_all(&directory)
+            .with_context(|| format!("create {}", directory.display()))?;
+        let place = Place::of_this_machine(&vmm);
+        Ok(Self { vmm, place, directory, runs: arguments.runs, record: arguments.record })
+    }
+
+    /// Files for the measurements of `group`.
+    fn bundle(&self, group: &str) -> Result<Bundle> {
+        Bundle::new(self.directory.join(group), &self.vmm)
+    }
+
+    /// How many runs of each kind, where `usual` are made unless told otherwise.
+    fn runs(&self, usual: usize) -> usize {
+        self.runs.unwrap_or(usual)
+    }
+}

@@ -1,0 +1,200 @@
+//! The first process of a guest whose disk and network are measured.
+//!
+//! It is this very program, started by the guest's kernel under the name [`PATH`]. What it finds it
+//! prints on the console, as `bench: name value`.
+
+use std::fs::File;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use rustix::fs::OFlags;
+
+use super::stats::SplitMix;
+
+/// Where the program lies in the guest, and how it knows its role.
+pub(super) const PATH: &str = "/init";
+
+/// The variable that names the host's end of the network; the kernel passes it on from its command
+/// line.
+pub(super) const PEER: &str = "BENCH_PEER";
+
+/// How long each measurement lasts.
+pub(super) const SPAN: Duration = Duration::from_millis(1000);
+
+/// What precedes a finding on the console.
+pub(super) const MARK: &str = "bench:";
+
+/// The last line when all went well.
+pub(super) const DONE: &str = "bench: done";
+
+/// The disk that is read.
+const DISK: &str = "/dev/vdb";
+
+/// Size of one sequential read and of one network write, in bytes.
+const CHUNK: usize = 1 << 20;
+const MESSAGE: usize = 128 << 10;
+
+/// Size of one random read, and the alignment of every buffer, in bytes.
+const BLOCK: usize = 4096;
+
+/// Whether this process was started as the first one of a measured guest.
+pub(crate) fn is_our_role() -> bool {
+    std::process::id() == 1 && std::env::args_os().next().is_some_and(|name| name == PATH)
+}
+
+/// Measures, reports and waits for the monitor to be ended.
+pub(crate) fn main() -> ! {
+    match measure() {
+        Ok(()) => println!("{DONE}"),
+        Err(error) => println!("{MARK} failed: {error:#}"),
+    }
+    loop {
+        std::thread::park();
+    }
+}
+
+fn measure() -> Result<()> {
+    let disk = File::options().read(true).custom_flags(OFlags::DIRECT.bits() as i32).open(DISK);
+    let disk = disk.with_context(|| format!("open {DISK}"))?;
+    println!("{MARK} sequential {:.3}", sequential(&disk)?);
+    println!("{MARK} random {:.3}", random(&disk)?);
+    let peer = std::env::var(PEER).context("no address of the host")?;
+    let peer: SocketAddr = peer.parse().with_context(|| format!("address {peer}"))?;
+    send_to(peer)?;
+    receive_from(peer)
+}
+
+/// Reads the disk from its start to its end, again and again; MiB a second.
+fn sequential(disk: &File) -> Result<f64> {
+    let mut buffer = Aligned::new(CHUNK);
+    let (start, mut bytes, mut offset) = (Instant::now(), 0, 0);
+    while start.elapsed() < SPAN {
+        let count = disk.read_at(buffer.bytes(), offset).context("read")? as u64;
+        bytes += count;
+        offset = if count == 0 { 0 } else { offset + count };
+    }
+    Ok(bytes as f64 / f64::from(1 << 20) / start.elapsed().as_secs_f64())
+}
+
+/// Reads 4 KiB at random places, one at a time; reads a second.
+fn random(disk: &File) -> Result<f64> {
+    let blocks = size(disk)? / BLOCK as u64;
+    let blocks = usize::try_from(blocks).context("size of the disk")?;
+    ensure!(blocks > 0, "{DISK} is empty");
+    let mut buffer = Aligned::new(BLOCK);
+    let mut random = SplitMix(1);
+    let (start, mut reads) = (Instant::now(), 0_u32);
+    while start.elapsed() < SPAN {
+        let offset = (random.below(blocks) * BLOCK) as u64;
+        disk.read_exact_at(buffer.bytes(), offset).context("read")?;
+        reads += 1;
+    }
+    Ok(f64::from(reads) / start.elapsed().as_secs_f64())
+}
+
+/// The size of a block device: its metadata says nothing.
+fn size(mut disk: &File) -> Result<u64> {
+    use std::io::Seek;
+    Ok(disk.seek(std::io::SeekFrom::End(0))?)
+}
+
+/// Guest to host: sends for a while and closes; the host counts and times.
+fn send_to(peer: SocketAddr) -> Result<()> {
+    let mut stream = TcpStream::connect(peer).context("connect to the host")?;
+    send(&mut stream)
+}
+
+/// Host to guest: receives to the end and says how much it was; the host times.
+fn receive_from(peer: SocketAddr) -> Result<()> {
+    let mut stream = TcpStream::connect(peer).context("connect to the host")?;
+    let bytes = receive(&mut stream)?;
+    stream.write_all(&bytes.to_le_bytes()).context("report to the host")
+}
+
+/// Sends zeros for [`SPAN`] and ends the stream; the bytes sent.
+pub(super) fn send(stream: &mut TcpStream) -> Result<()> {
+    let message = vec![0; MESSAGE];
+    let start = Instant::now();
+    while start.elapsed() < SPAN {
+        stream.write_all(&message).context("send")?;
+    }
+    stream.shutdown(Shutdown::Write).context("end the stream")
+}
+
+/// Receives to the end of the stream; how many bytes there were.
+pub(super) fn receive(stream: &mut TcpStream) -> Result<u64> {
+    let mut buffer = vec![0; MESSAGE];
+    let mut bytes = 0;
+    loop {
+        match stream.read(&mut buffer) {
+            Ok(0) => return Ok(bytes),
+            Ok(count) => bytes += count as u64,
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(error).context("receive"),
+        }
+    }
+}
+
+/// A buffer at an address that direct I/O accepts.
+struct Aligned {
+    room: Vec<u8>,
+    start: usize,
+    length: usize,
+}
+
+impl Aligned {
+    fn new(length: usize) -> Self {
+        let room = vec![0; length + BLOCK];
+        let start = room.as_ptr().align_offset(BLOCK);
+        Self { room, start, length }
+    }
+
+    fn bytes(&mut self) -> &mut [u8] {
+        self.room.get_mut(self.start..self.start + self.length).unwrap_or_default()
+    }
+}
+
+/// The command line of a kernel whose first process is this program.
+pub(super) fn cmdline(host: &str, guest: &str, port: u16) -> String {
+    format!(
+        "console=ttyS0 quiet panic=-1 root=/dev/vda ro init={PATH} \
+         ip={guest}::{host}:255.255.255.0::eth0:off {PEER}={host}:{port}"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    #[test]
+    fn buffers_for_direct_io_are_aligned() {
+        let mut buffer = Aligned::new(BLOCK);
+        assert_eq!(buffer.bytes().len(), BLOCK);
+        assert_eq!(buffer.bytes().as_ptr() as usize % BLOCK, 0);
+    }
+
+    #[test]
+    fn reads_stay_inside_the_disk() {
+        let disk = tempfile::NamedTempFile::new().unwrap();
+        disk.as_file().set_len(3 * BLOCK as u64).unwrap();
+        let disk = File::open(disk.path()).unwrap();
+        assert!(sequential(&disk).unwrap() > 0.0);
+        assert!(random(&disk).unwrap() > 0.0);
+    }
+
+    #[test]
+    fn what_is_sent_is_counted() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let peer = listener.local_addr().unwrap();
+        let sender = std::thread::spawn(move || send_to(peer));
+        let mut stream = listener.accept().unwrap().0;
+        let bytes = receive(&mut stream).unwrap();
+        sender.join().unwrap().unwrap();
+        assert!(bytes > 0 && bytes.is_multiple_of(MESSAGE as u64));
+    }
+}

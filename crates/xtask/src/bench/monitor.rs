@@ -1,0 +1,162 @@
+//! The command lines of the monitors that are compared: the same guest, described to each in its
+//! own words.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use super::program::DEBUG_EXIT_PORT;
+use super::record::Arm;
+
+/// Memory of every guest.
+pub(super) const MEMORY_MIB: u64 = 128;
+
+/// A guest, without a word about who runs it. It has one processor.
+#[derive(Clone, Debug)]
+pub(super) struct Guest {
+    /// ELF kernel with a PVH note.
+    pub(super) kernel: PathBuf,
+    /// Its whole command line; nothing for programs that read none.
+    pub(super) cmdline: Option<String>,
+    /// Disks, in order, each opened read-only or not.
+    pub(super) disks: Vec<Disk>,
+    /// The TAP interface behind its network interface.
+    pub(super) tap: Option<String>,
+}
+
+/// A raw disk image.
+#[derive(Clone, Debug)]
+pub(super) struct Disk {
+    /// The file.
+    pub(super) path: PathBuf,
+    /// Whether the guest may only read.
+    pub(super) readonly: bool,
+}
+
+impl Guest {
+    /// The command that runs the guest under the monitor of `arm`, whose program is `vmm` when it is
+    /// ours. The guest's serial port is the command's standard output.
+    pub(super) fn command(&self, arm: Arm, vmm: &Path) -> Command {
+        let (program, words) = match arm {
+            Arm::Ours => (vmm.as_os_str().to_owned(), self.vmm()),
+            Arm::Peer => ("qemu-system-x86_64".into(), self.qemu()),
+            Arm::Control => ("/bin/true".into(), vec![]),
+        };
+        let mut command = Command::new(program);
+        command.args(words);
+        command
+    }
+
+    fn vmm(&self) -> Vec<OsString> {
+        let mut words = Words::default();
+        words.pair("--kernel", self.kernel.as_os_str());
+        words.pair("--memory", format!("{MEMORY_MIB}M"));
+        if let Some(cmdline) = &self.cmdline {
+            words.pair("--cmdline", cmdline);
+        }
+        for disk in &self.disks {
+            let readonly = if disk.readonly { ",readonly=on" } else { "" };
+            words.pair("--disk", joined(&["path=", &text(&disk.path), readonly]));
+        }
+        if let Some(tap) = &self.tap {
+            words.pair("--net", format!("tap={tap}"));
+        }
+        words.0
+    }
+
+    /// QEMU's smallest machine without anything it would attach unasked: no timer or interrupt
+    /// controller of the PC, no clock, no option ROM, no second I/O APIC (whose interrupts a guest
+    /// of KVM does not get); virtio 1 on MMIO and ACPI, as ours.
+    fn qemu(&self) -> Vec<OsString> {
+        let mut words = Words::default();
+        for word in ["-nodefaults", "-no-user-config", "-no-reboot"] {
+            words.0.push(word.into());
+        }
+        words.pair("-display", "none");
+        let machine = "microvm,accel=kvm,pit=off,pic=off,rtc=off,ioapic2=off,x-option-roms=off";
+        words.pair("-M", machine);
+        // The one feature of the host that a KVM virtualised in software cannot lend.
+        words.pair("-cpu", "host,-arch-capabilities");
+        words.pair("-m", MEMORY_MIB.to_string());
+        words.pair("-global", "virtio-mmio.force-legacy=false");
+        words.pair("-serial", "stdio");
+        words.pair("-kernel", self.kernel.as_os_str());
+        match &self.cmdline {
+            Some(cmdline) => words.pair("-append", cmdline),
+            None => words
+                .pair("-device", format!("isa-debug-exit,iobase={DEBUG_EXIT_PORT:#x},iosize=1")),
+        }
+        for (index, disk) in self.disks.iter().enumerate() {
+            let readonly = if disk.readonly { ",readonly=on" } else { "" };
+            let file = text(&disk.path);
+            let id = format!("id=disk{index},if=none,format=raw,file=");
+            words.pair("-drive", joined(&[&id, &file, readonly]));
+            words.pair("-device", format!("virtio-blk-device,drive=disk{index}"));
+        }
+        if let Some(tap) = &self.tap {
+            words.pair("-netdev", format!("tap,id=net,ifname={tap},script=no,downscript=no"));
+            words.pair("-device", "virtio-net-device,netdev=net");
+        }
+        if self.cmdline.is_some() {
+            // Ours always has one, and a kernel takes its time with it.
+            words.pair("-object", "rng-random,id=rng,filename=/dev/urandom");
+            words.pair("-device", "virtio-rng-device,rng=rng");
+        }
+        words.0
+    }
+}
+
+#[derive(Default)]
+struct Words(Vec<OsString>);
+
+impl Words {
+    fn pair(&mut self, name: &str, value: impl Into<OsString>) {
+        self.0.extend([name.into(), value.into()]);
+    }
+}
+
+/// A path as a value among options: both monitors take a doubled comma for one that is meant.
+fn text(path: &Path) -> String {
+    path.to_string_lossy().replace(',', ",,")
+}
+
+fn joined(parts: &[&str]) -> String {
+    parts.concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::command;
+
+    fn guest() -> Guest {
+        Guest {
+            kernel: "k".into(),
+            cmdline: None,
+            disks: vec![Disk { path: "a,b".into(), readonly: true }],
+            tap: Some("tap0".into()),
+        }
+    }
+
+    #[test]
+    fn both_monitors_get_the_same_devices() {
+        let line = |arm| command::describe(&guest().command(arm, Path::new("./vmm")));
+        assert_eq!(
+            line(Arm::Ours),
+            "./vmm --kernel k --memory 128M --disk path=a,,b,readonly=on --net tap=tap0"
+        );
+        let qemu = line(Arm::Peer);
+        for part in ["file=a,,b,readonly=on", "virtio-blk-device,drive=disk0", "ifname=tap0"] {
+            assert!(qemu.contains(part), "{qemu}");
+        }
+        assert!(qemu.contains("isa-debug-exit,iobase=0xf4"), "{qemu}");
+    }
+
+    #[test]
+    fn kernels_get_their_command_line_and_no_debug_exit() {
+        let guest = Guest { cmdline: Some("quiet".to_owned()), ..guest() };
+        let qemu = command::describe(&guest.command(Arm::Peer, Path::new("vmm")));
+        assert!(qemu.contains("-append quiet"), "{qemu}");
+        assert!(!qemu.contains("isa-debug-exit"), "{qemu}");
+    }
+}

@@ -1,0 +1,146 @@
+//! Disk and network of a guest: reads of a virtio disk, TCP over TAP both ways.
+
+use std::io::Read;
+use std::net::TcpListener;
+use std::thread;
+use std::time::Instant;
+
+use anyhow::{Context as _, Result, anyhow, ensure};
+
+use super::Context;
+use super::boot::{ROOT, add_linux};
+use super::figure::{Figure, Goal, Unit};
+use super::guest::{self, DONE, MARK};
+use super::inside::{Inside, Link};
+use super::monitor::{Disk, Guest};
+use super::place::Place;
+use super::record::{Arm, Records};
+use super::run::interleave;
+use super::stats::SplitMix;
+
+/// Name of the group.
+pub(super) const GROUP: &str = "io";
+
+const RUNS: usize = 10;
+const PORT: u16 = 5001;
+
+/// The file of the disk that is read, and its size in bytes.
+const DATA: &str = "data";
+const DATA_SIZE: usize = 64 << 20;
+
+const SEQUENTIAL: &str = "sequential read";
+const RANDOM: &str = "random read";
+const UP: &str = "TCP guest to host";
+const DOWN: &str = "TCP host to guest";
+
+/// Measures and returns the figures.
+///
+/// # Errors
+/// A run failed.
+pub(super) fn figures(context: &Context, records: &mut Records) -> Result<Vec<Figure>> {
+    let bundle = context.bundle(GROUP)?;
+    let program = std::env::current_exe().context("find the running program")?;
+    let program = std::fs::read(&program).context("read the running program")?;
+    add_linux(&bundle, &["minimal"], &program)?;
+    records.merge(bundle.measure(Place::Emulated, GROUP, context.runs(RUNS))?);
+    let figure = |series: &str, name: &str, unit| -> Result<Figure> {
+        let figure = Figure::of(records, series, GROUP)?;
+        let figure = figure.named(name, Place::Emulated.name()).in_unit(unit);
+        Ok(figure.with_goal(Goal::RatioAtLeast(0.9)))
+    };
+    Ok(vec![
+        figure(SEQUENTIAL, "disk: sequential read in the guest, 1 MiB", Unit::MibPerSecond)?,
+        figure(RANDOM, "disk: random read in the guest, 4 KiB", Unit::PerSecond)?,
+        figure(UP, "TCP over TAP: guest to host", Unit::MibPerSecond)?,
+        figure(DOWN, "TCP over TAP: host to guest", Unit::MibPerSecond)?,
+    ])
+}
+
+/// Runs in the emulated host.
+///
+/// # Errors
+/// A run failed.
+pub(super) fn inside(inside: &mut Inside) -> Result<()> {
+    Link::make_all()?;
+    let files = inside.file("");
+    std::fs::write(files.join(DATA), noise(DATA_SIZE)).context("write the disk to be read")?;
+    let guest = |arm| {
+        let Link { tap, host, guest } = Link::of(arm);
+        let disk = |name| Disk { path: files.join(name), readonly: true };
+        Guest {
+            kernel: files.join("minimal"),
+            cmdline: Some(guest::cmdline(host, guest, PORT)),
+            disks: vec![disk(ROOT), disk(DATA)],
+            tap: Some(tap.to_owned()),
+        }
+    };
+    inside.describe(GROUP, guest)?;
+    eprintln!("bench: disk and network, {} guests of each kind", inside.runs);
+    interleave(inside.runs, &[Arm::Ours, Arm::Peer, Arm::Control], |arm, counts| {
+        if arm == Arm::Control {
+            return inside.control(GROUP, counts);
+        }
+        for (series, value) in visit(inside, arm, &guest(arm))? {
+            inside.sample(series, arm, value, counts)?;
+        }
+        Ok(())
+    })
+}
+
+/// One guest: what it found, and what we found.
+fn visit(inside: &Inside, arm: Arm, guest: &Guest) -> Result<[(&'static str, f64); 4]> {
+    let listener = TcpListener::bind((Link::of(arm).host, PORT)).context("listen for the guest")?;
+    let mut run = inside.start(arm, guest)?;
+    let sequential = finding(&run.wait_for(MARK)?.0, "sequential")?;
+    let random = finding(&run.wait_for(MARK)?.0, "random")?;
+    let network = thread::spawn(move || both_ways(&listener));
+    let (last, _) = run.wait_for(MARK)?;
+    ensure!(last == DONE, "the guest reported: {last}");
+    let (up, down) =
+        network.join().map_err(|_| anyhow!("the host's end of the network died"))??;
+    run.kill()?;
+    Ok([(SEQUENTIAL, sequential), (RANDOM, random), (UP, up), (DOWN, down)])
+}
+
+/// The host's end of both directions; MiB a second each.
+fn both_ways(listener: &TcpListener) -> Result<(f64, f64)> {
+    let mut stream = listener.accept().context("wait for the guest")?.0;
+    let start = Instant::now();
+    let bytes = guest::receive(&mut stream)?;
+    let up = rate(bytes, start);
+    let mut stream = listener.accept().context("wait for the guest")?.0;
+    let start = Instant::now();
+    guest::send(&mut stream)?;
+    let mut count = [0; 8];
+    stream.read_exact(&mut count).context("wait for what the guest received")?;
+    Ok((up, rate(u64::from_le_bytes(count), start)))
+}
+
+fn rate(bytes: u64, start: Instant) -> f64 {
+    bytes as f64 / f64::from(1 << 20) / start.elapsed().as_secs_f64()
+}
+
+/// The value in a line `bench: name value`.
+fn finding(line: &str, name: &str) -> Result<f64> {
+    let value = line.split_once(MARK).and_then(|(_, rest)| rest.trim().strip_prefix(name));
+    let value = value.and_then(|value| value.trim().parse().ok());
+    value.with_context(|| format!("the guest reported: {line}"))
+}
+
+/// Bytes that no filesystem takes for a hole.
+fn noise(size: usize) -> Vec<u8> {
+    let mut random = SplitMix(2);
+    (0..size / 8).flat_map(|_| random.next().to_le_bytes()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn findings_are_read_and_failures_are_shown() {
+        assert_eq!(finding("bench: random 12.500", "random").unwrap(), 12.5);
+        let error = finding("bench: failed: open /dev/vdb", "random").unwrap_err();
+        assert!(error.to_string().contains("open /dev/vdb"), "{error}");
+    }
+}
