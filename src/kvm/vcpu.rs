@@ -18,6 +18,10 @@ use super::exit::{LastExit, describe, immediate_exit, port_io, set_immediate_exi
 use crate::arch;
 use crate::bus::Bus;
 
+/// Stack of a vCPU's thread in bytes: ample for device code, and too small for the kernel to back
+/// it with a huge page, which would take 2 MiB for the few KiB that are used.
+const STACK_SIZE: usize = 256 << 10;
+
 /// The address spaces a vCPU reaches.
 #[derive(Default)]
 pub struct Buses {
@@ -107,6 +111,7 @@ pub fn start_vcpu(
     let mut vcpu = Vcpu { fd, run_size, buses, events, shared: shared.clone() };
     let thread = Builder::new()
         .name(format!("vcpu{index}"))
+        .stack_size(STACK_SIZE)
         .spawn(move || {
             let end = vcpu.run();
             vcpu.events.ended(index, end);
