@@ -99,6 +99,7 @@ pub(crate) fn run(arguments: &BenchArgs) -> Result<i32> {
         figures.extend(group.measure(&context, &mut records)?);
     }
     print!("{}", report::histograms(&records));
+    println!("{}", report::spread_table(&figures));
     print!("{}\n{}", report::table(&figures), report::notes(&figures));
     let summary = context.directory.join("summary.json");
     report::write_summary(&figures, &summary)?;

@@ -23,6 +23,9 @@ const INSIDE: &str = "/root/bench";
 pub(super) const XTASK: &str = "xtask";
 pub(super) const VMM: &str = "vmm";
 
+/// By this link the running program is there even when a build has replaced its file since.
+pub(super) const THIS_PROGRAM: &str = "/proc/self/exe";
+
 /// No group takes this long.
 const TIMEOUT: Duration = Duration::from_secs(20 * 60);
 
@@ -82,7 +85,7 @@ impl Bundle {
             .with_context(|| format!("create {}", directory.display()))?;
         let bundle = Self { directory };
         bundle.copy(VMM, vmm)?;
-        bundle.copy(XTASK, &std::env::current_exe().context("find the running program")?)?;
+        bundle.copy(XTASK, Path::new(THIS_PROGRAM))?;
         Ok(bundle)
     }
 

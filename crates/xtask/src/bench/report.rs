@@ -19,17 +19,42 @@ const END: &str = "<!-- measured: end -->";
 const HEADER: [&str; 9] =
     ["figure", "place", "n", "ours", "peer", "ratio", "95 % interval", "goal", "met"];
 
+const SPREAD_HEADER: [&str; 8] =
+    ["figure", "ours min", "p50", "p95", "peer min", "p50", "p95", "control drift"];
+
 /// Marks a figure whose control drifted.
 const DOUBTFUL: &str = " (!)";
 
-/// The table as plain text.
+/// The figures as plain text.
 pub(super) fn table(figures: &[Figure]) -> String {
-    let mut rows: Vec<Vec<String>> = vec![HEADER.map(str::to_owned).to_vec()];
-    rows.extend(figures.iter().map(row));
-    let width = |column: usize| {
-        rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max()
-    };
-    let widths: Vec<usize> = (0..HEADER.len()).map(|column| width(column).unwrap_or(0)).collect();
+    aligned(&HEADER, figures.iter().map(row))
+}
+
+/// How the samples behind the figures spread, as plain text; nothing when none has several.
+pub(super) fn spread_table(figures: &[Figure]) -> String {
+    let mut several = sampled(figures).peekable();
+    if several.peek().is_some() {
+        aligned(&SPREAD_HEADER, several.map(spread))
+    } else {
+        String::new()
+    }
+}
+
+/// The figures with more than one sample.
+fn sampled(figures: &[Figure]) -> impl Iterator<Item = &Figure> {
+    figures.iter().filter(|figure| figure.ours.n > 1)
+}
+
+fn aligned(header: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
+    let header = header.iter().map(|&cell| cell.to_owned()).collect();
+    let rows: Vec<Vec<String>> = std::iter::once(header).chain(rows).collect();
+    let mut widths: Vec<usize> = vec![];
+    for row in &rows {
+        widths.resize(widths.len().max(row.len()), 0);
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = (*width).max(cell.chars().count());
+        }
+    }
     let mut text = String::new();
     for row in &rows {
         let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}"));
@@ -98,12 +123,9 @@ fn measured(figures: &[Figure], records: &Records) -> String {
     line("");
     line(&notes(figures));
     line("### Spread\n");
-    line(&markdown_row(
-        &["figure", "ours min", "p50", "p95", "peer min", "p50", "p95", "control drift"]
-            .map(str::to_owned),
-    ));
-    line(&markdown_row(&[const { "---" }; 8].map(str::to_owned)));
-    for figure in figures.iter().filter(|figure| figure.ours.n > 1) {
+    line(&markdown_row(&SPREAD_HEADER.map(str::to_owned)));
+    line(&markdown_row(&SPREAD_HEADER.map(|_| "---".to_owned())));
+    for figure in sampled(figures) {
         line(&markdown_row(&spread(figure)));
     }
     line("\n### Command lines\n\n```text");

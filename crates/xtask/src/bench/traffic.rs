@@ -13,7 +13,7 @@ use super::figure::{Figure, Goal, Unit};
 use super::guest::{self, DONE, MARK};
 use super::inside::{Inside, Link};
 use super::monitor::{Disk, Guest};
-use super::place::Place;
+use super::place::{Place, THIS_PROGRAM};
 use super::record::{Arm, Records};
 use super::run::interleave;
 use super::stats::SplitMix;
@@ -39,8 +39,7 @@ const DOWN: &str = "TCP host to guest";
 /// A run failed.
 pub(super) fn figures(context: &Context, records: &mut Records) -> Result<Vec<Figure>> {
     let bundle = context.bundle(GROUP)?;
-    let program = std::env::current_exe().context("find the running program")?;
-    let program = std::fs::read(&program).context("read the running program")?;
+    let program = std::fs::read(THIS_PROGRAM).context("read the running program")?;
     add_linux(&bundle, &["minimal"], &program)?;
     records.merge(bundle.measure(Place::Emulated, GROUP, context.runs(RUNS))?);
     let figure = |series: &str, name: &str, unit| -> Result<Figure> {
