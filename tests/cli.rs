@@ -85,6 +85,25 @@ fn refused(dir: &Path, args: &[&str]) -> String {
     (*error).to_owned()
 }
 
+/// A reader of messages that has gone away (`vmm ... 2>&1 | head -1`) costs the messages alone: those
+/// of the command line, and those of the log (about a disk that is no whole number of sectors).
+#[test]
+fn closed_standard_error_does_not_change_the_exit_status() {
+    let dir = files();
+    std::fs::write(dir.path().join("odd.img"), [0; 1000]).expect("write");
+    let run = |args: &[&str]| {
+        let (reader, writer) = std::io::pipe().expect("pipe");
+        drop(reader);
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_vmm"));
+        command.current_dir(dir.path()).args(args).stderr(writer);
+        command.status().expect("vmm runs")
+    };
+    assert_eq!(run(&["--kernel", "missing"]).code(), Some(2));
+    // What follows the log's message differs by host; a panic (101) or an abort is none of it.
+    let args = ["--kernel", "vmlinux", "--disk", "path=odd.img"];
+    assert!(run(&args).code().is_some_and(|code| code != 101));
+}
+
 fn assert_refused(cases: &[(&[&str], &str)]) {
     let dir = files();
     let before = listing(dir.path());

@@ -56,6 +56,9 @@ impl LogArgs {
         let lines = tracing_subscriber::fmt()
             .with_max_level(level)
             .with_writer(move || stderr.clone())
+            // It would report a reader that is gone by `eprintln!`, which panics then: a guest
+            // that breaks its device would abort the machine.
+            .log_internal_errors(false)
             .with_ansi(false);
         let installed = match self.log_format {
             Format::Text => lines.with_target(false).finish().into(),

@@ -1,6 +1,7 @@
 //! Telling the user what went wrong: one line, a hint where there is one, and an exit status.
 
-use std::fmt::Write;
+use std::fmt::{Display, Write as _};
+use std::io::Write as _;
 
 use super::Exit;
 use super::hints::{hint, status};
@@ -25,11 +26,11 @@ pub(super) fn failure(end: &End, explanation: &Explanation) {
     match kvm_mode().ok().and_then(KvmMode::explanation) {
         Some((what, fix)) => {
             print(what, Some(fix));
-            eprintln!("  what happened: {end}");
+            line(format_args!("  what happened: {end}"));
         }
-        None => eprintln!("vmm: {end}"),
+        None => line(format_args!("vmm: {end}")),
     }
-    eprintln!("{explanation}");
+    line(explanation);
 }
 
 /// Answers a command line that clap did not take, or one that asks for help or the version.
@@ -58,10 +59,16 @@ fn sentences(text: &str) -> (String, Option<String>) {
 }
 
 fn print(what: &str, hint: Option<&str>) {
-    eprintln!("vmm: {}", one_line(what));
+    line(format_args!("vmm: {}", one_line(what)));
     if let Some(hint) = hint {
-        eprintln!("hint: {}", one_line(hint));
+        line(format_args!("hint: {}", one_line(hint)));
     }
+}
+
+/// Prints to standard error. A reader that is gone changes nothing about the exit status, where
+/// `eprintln!` would panic.
+fn line(text: impl Display) {
+    let _: Result<_, _> = writeln!(std::io::stderr(), "{text}");
 }
 
 /// The text with its control characters spelled out: names of files and keys are not ours, and must
