@@ -13,6 +13,24 @@ pub trait BusDevice: Send {
     fn write(&mut self, offset: u64, data: &[u8]);
 }
 
+/// A device as several vCPUs reach it at once: it does its own locking.
+pub trait SharedDevice: Send + Sync {
+    /// As [`BusDevice::read`].
+    fn read(&self, offset: u64, data: &mut [u8]);
+    /// As [`BusDevice::write`].
+    fn write(&self, offset: u64, data: &[u8]);
+}
+
+impl<T: BusDevice> SharedDevice for Mutex<T> {
+    fn read(&self, offset: u64, data: &mut [u8]) {
+        lock(self).read(offset, data);
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) {
+        lock(self).write(offset, data);
+    }
+}
+
 /// How a device is heard: an irqfd in life, a counter in tests.
 pub trait Interrupt: Send + Sync {
     /// Raises the interrupt once (edge).
@@ -39,7 +57,7 @@ pub enum BusError {
 
 struct Entry {
     len: u64,
-    device: Arc<Mutex<dyn BusDevice>>,
+    device: Arc<dyn SharedDevice>,
 }
 
 /// A bus: filled while the machine is built, then shared read-only by the vCPUs.
@@ -62,7 +80,7 @@ impl Bus {
         &mut self,
         base: u64,
         len: u64,
-        device: Arc<Mutex<dyn BusDevice>>,
+        device: Arc<dyn SharedDevice>,
     ) -> Result<(), BusError> {
         let taken = |end: u64| {
             self.entries.range(..end).next_back().is_some_and(|(start, e)| start + e.len > base)
@@ -79,7 +97,7 @@ impl Bus {
     /// Reads `data.len()` bytes at `addr`.
     pub fn read(&self, addr: u64, data: &mut [u8]) {
         match self.find(addr, data.len()) {
-            Some((offset, device)) => lock(device).read(offset, data),
+            Some((offset, device)) => device.read(offset, data),
             None => data.fill(0xff),
         }
     }
@@ -87,11 +105,11 @@ impl Bus {
     /// Writes `data` at `addr`.
     pub fn write(&self, addr: u64, data: &[u8]) {
         if let Some((offset, device)) = self.find(addr, data.len()) {
-            lock(device).write(offset, data);
+            device.write(offset, data);
         }
     }
 
-    fn find(&self, addr: u64, len: usize) -> Option<(u64, &Mutex<dyn BusDevice>)> {
+    fn find(&self, addr: u64, len: usize) -> Option<(u64, &dyn SharedDevice)> {
         let (base, entry) = self.entries.range(..=addr).next_back()?;
         let offset = addr - base;
         let end = offset.checked_add(u64::try_from(len).ok()?)?;

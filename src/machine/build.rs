@@ -13,7 +13,7 @@ use crate::devices::console::ConsoleOutput;
 use crate::devices::power::{I8042, PanicPort, PowerEvent, PowerRegister, PowerSink};
 use crate::devices::serial::SerialPort;
 use crate::devices::virtio::mmio::QUEUE_NOTIFY;
-use crate::devices::virtio::{MmioTransport, Signal, VirtioDevice};
+use crate::devices::virtio::{MmioTransport, MmioWindow, Signal, VirtioDevice};
 use crate::kvm::{Buses, IrqLine, Vm, open_kvm};
 use crate::memory::GuestMemory;
 
@@ -120,7 +120,8 @@ fn attach_virtio(
             vm.ring(kick, place.base + QUEUE_NOTIFY, queue)?;
         }
         let transport = Arc::new(Mutex::new(transport));
-        buses.mmio.insert(place.base, place.size, transport.clone())?;
+        let window = Arc::new(MmioWindow::new(transport.clone()));
+        buses.mmio.insert(place.base, place.size, window)?;
         transports.push(transport);
         placements.push(place);
     }

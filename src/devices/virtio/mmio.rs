@@ -20,6 +20,10 @@ use crate::memory::GuestMemory;
 pub const MMIO_WINDOW: u64 = 0x1000;
 /// Offset of QueueNotify: what an ioeventfd listens to.
 pub const QUEUE_NOTIFY: u64 = 0x50;
+/// Offset of InterruptStatus.
+pub const INTERRUPT_STATUS: u64 = 0x60;
+/// Offset of InterruptACK.
+pub const INTERRUPT_ACK: u64 = 0x64;
 
 const MAGIC: u32 = 0x7472_6976;
 const VERSION: u32 = 2;
@@ -46,8 +50,8 @@ pub mod status {
 
 /// A device behind its virtio-mmio registers.
 ///
-/// Locking: one lock around the transport and its device. vCPUs take it for register accesses,
-/// the event loop for kicks and backend events; nothing else is locked under it.
+/// Locking: one lock around the transport and its device. vCPUs take it for register accesses
+/// (see [`MmioWindow`](super::MmioWindow) for those that do without), the event loop for kicks and backend events; nothing else is locked under it.
 pub struct MmioTransport {
     device: Box<dyn VirtioDevice>,
     mem: GuestMemory,
@@ -92,6 +96,11 @@ impl MmioTransport {
     /// The eventfds that QueueNotify writes, one per queue, in order.
     pub fn kicks(&self) -> &[EventFd] {
         &self.kicks
+    }
+
+    /// The device's interrupts, which need no lock.
+    pub fn signal(&self) -> &Arc<Signal> {
+        &self.signal
     }
 
     /// Lists the descriptors the device waits for: none unless the driver is running.
@@ -275,7 +284,7 @@ impl MmioTransport {
             0x10 => Self::select_feature_word(self.device.features(), self.device_features_sel),
             0x34 => self.queue_num_max(),
             0x44 => self.queues.get(self.queue_index()).map_or(0, |q| u32::from(q.ready)),
-            0x60 => self.signal.status(),
+            INTERRUPT_STATUS => self.signal.status(),
             0x70 => self.status,
             // No shared memory region exists: length and base read as all ones (4.2.2.2).
             0xb0..=0xbc => u32::MAX,
@@ -296,7 +305,7 @@ impl MmioTransport {
             0x38 => self.configure_queue(|q| q.size = value.try_into().unwrap_or(0)),
             0x44 => self.configure_queue(|q| q.ready = value & 1 != 0),
             QUEUE_NOTIFY => self.kick(value.try_into().unwrap_or(usize::MAX)),
-            0x64 => self.signal.acknowledge(value),
+            INTERRUPT_ACK => self.signal.acknowledge(value),
             0x70 => self.set_status(value),
             0x80 => self.configure_queue(|q| low(&mut q.desc)),
             0x84 => self.configure_queue(|q| high(&mut q.desc)),

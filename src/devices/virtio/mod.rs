@@ -10,6 +10,7 @@ pub mod mmio;
 pub mod net;
 pub mod queue;
 pub mod rng;
+pub mod window;
 
 #[cfg(test)]
 pub(crate) mod testing;
@@ -19,3 +20,4 @@ mod tests;
 pub use device::{Activation, BackendFd, Progress, Signal, VirtioDevice};
 pub use events::DeviceEvents;
 pub use mmio::MmioTransport;
+pub use window::MmioWindow;
