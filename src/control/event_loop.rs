@@ -51,9 +51,9 @@ impl EventLoop {
                 return Ok(end);
             }
             match self.events.run_with_timeout(IDLE_MS) {
+                // Also after a signal: to ask once more does no harm.
                 Ok(0) => self.look_for_sleepers(machine),
                 Ok(_) => {}
-                Err(event_manager::Error::Epoll(e)) if is_interrupted(&e) => {}
                 Err(e) => return Err(ControlError::EventLoop(e)),
             }
         }
@@ -67,10 +67,6 @@ impl EventLoop {
         }
         machine.vcpus().iter().for_each(|vcpu| vcpu.probe_sleep());
     }
-}
-
-fn is_interrupted(e: &vmm_sys_util::errno::Error) -> bool {
-    e.errno() == rustix::io::Errno::INTR.raw_os_error()
 }
 
 /// Wakes the loop when the machine is ending.

@@ -140,6 +140,8 @@ impl RunningVcpu {
 
     /// Asks the vCPU to look whether it sleeps for good; the answer is there soon after.
     pub fn probe_sleep(&self) {
+        // An older answer must not count for a vCPU that was woken and is late with the next.
+        self.shared.asleep_forever.store(false, Ordering::Release);
         self.interrupt();
     }
 
@@ -245,7 +247,8 @@ impl Vcpu {
 
     /// Clears the interruption before the reasons for it are looked at, so that none is lost.
     fn interrupted(&mut self) {
-        self.fd.set_kvm_immediate_exit(0);
+        // SAFETY: `self` owns the vCPU that the byte came from.
+        unsafe { set_immediate_exit(self.shared.immediate_exit, 0) };
         let asleep = arch::sleeps_forever(&self.fd);
         self.shared.asleep_forever.store(asleep, Ordering::Release);
     }
