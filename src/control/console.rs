@@ -134,9 +134,9 @@ impl MutEventSubscriber for ConsoleEvents {
 }
 
 impl Drop for ConsoleEvents {
-    /// What the guest printed last is not lost, as far as the reader takes it at once.
+    /// What the guest printed last is not lost, as far as the reader takes it soon.
     fn drop(&mut self) {
-        self.output.drain(&self.console);
+        self.output.finish(&self.console);
         self.report_dropped();
         if self.dropped > 0 {
             warn!("{} bytes of console output were dropped", self.dropped);

@@ -82,6 +82,13 @@ impl ConsoleOutput {
         ring.pending = ring.pending.saturating_sub(count);
     }
 
+    /// Counts all pending bytes as dropped: nobody will read them.
+    pub fn give_up(&self) {
+        let mut ring = lock(&self.ring);
+        ring.dropped += u64::try_from(ring.pending).unwrap_or(0);
+        ring.pending = 0;
+    }
+
     /// How many bytes were dropped since the last call.
     pub fn take_dropped(&self) -> u64 {
         std::mem::take(&mut lock(&self.ring).dropped)
@@ -146,6 +153,17 @@ mod tests {
         assert_eq!(console.take_dropped(), 0);
         let mut out = vec![0; 2 * KEPT];
         assert_eq!(console.pending(&mut out), KEPT);
+    }
+
+    #[test]
+    fn output_that_is_given_up_counts_as_dropped() {
+        let console = ConsoleOutput::new(true).unwrap();
+        print(&console, b"hello");
+        console.pass_on(2);
+        console.give_up();
+        assert_eq!(console.take_dropped(), 3);
+        assert_eq!(console.pending(&mut [0; 8]), 0);
+        assert_eq!(console.last_lines(1), ["hello"]);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::fs::{File, OpenOptions};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{FileType, OFlags};
@@ -14,6 +15,9 @@ use crate::devices::console::ConsoleOutput;
 const CHUNK: usize = 4096;
 /// Chunks written before other events get their turn.
 const CHUNKS_PER_TURN: usize = 32;
+
+/// How long the end of a machine waits for the reader of what the guest printed last.
+const PATIENCE: Duration = Duration::from_millis(500);
 
 /// Standard output, written without ever waiting for its reader.
 pub(super) struct Output {
@@ -60,11 +64,24 @@ impl Output {
         false
     }
 
+    /// Writes what is pending when no more will come, and waits a moment for a reader that is
+    /// slow; what it does not take then is dropped.
+    pub(super) fn finish(&mut self, console: &ConsoleOutput) {
+        let deadline = Instant::now() + PATIENCE;
+        while self.drain(console) {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() || !wait_writable(self.as_fd(), left) {
+                break;
+            }
+        }
+        console.give_up();
+    }
+
     fn write(&self, bytes: &[u8]) -> Result<usize, Errno> {
         if self.gone {
             return Ok(bytes.len());
         }
-        if self.reopened.is_none() && !writable(self.as_fd()) {
+        if self.reopened.is_none() && !wait_writable(self.as_fd(), Duration::ZERO) {
             return Err(Errno::AGAIN);
         }
         rustix::io::write(self.as_fd(), bytes)
@@ -88,7 +105,58 @@ fn reopen() -> Option<File> {
     OpenOptions::new().write(true).custom_flags(flags).open("/proc/self/fd/1").ok()
 }
 
-fn writable(fd: BorrowedFd<'_>) -> bool {
+fn wait_writable(fd: BorrowedFd<'_>, patience: Duration) -> bool {
     let mut fds = [PollFd::from_borrowed_fd(fd, PollFlags::OUT)];
-    poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok_and(|ready| ready > 0)
+    let timeout = Timespec::try_from(patience).ok();
+    poll(&mut fds, timeout.as_ref()).is_ok_and(|ready| ready > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, pipe};
+    use std::os::fd::OwnedFd;
+    use std::thread::{sleep, spawn};
+
+    use super::*;
+
+    /// An output to a pipe that is full.
+    fn full() -> (Output, std::io::PipeReader) {
+        let (reader, writer) = pipe().unwrap();
+        let file = File::from(OwnedFd::from(writer));
+        rustix::fs::fcntl_setfl(&file, OFlags::NONBLOCK).unwrap();
+        while rustix::io::write(&file, &[b'.'; CHUNK]).is_ok() {}
+        (Output { reopened: Some(file), gone: false }, reader)
+    }
+
+    fn printed(text: &[u8]) -> ConsoleOutput {
+        let console = ConsoleOutput::new(true).unwrap();
+        text.iter().for_each(|byte| console.push(*byte));
+        console
+    }
+
+    #[test]
+    fn last_words_wait_for_a_slow_reader() {
+        let (mut output, mut reader) = full();
+        let console = printed(b"last words");
+        let slow = spawn(move || {
+            sleep(Duration::from_millis(20));
+            let mut all = Vec::new();
+            reader.read_to_end(&mut all).unwrap();
+            all
+        });
+        output.finish(&console);
+        drop(output);
+        assert!(slow.join().unwrap().ends_with(b"last words"));
+        assert_eq!(console.take_dropped(), 0);
+    }
+
+    #[test]
+    fn last_words_that_nobody_reads_are_given_up_and_counted() {
+        let (mut output, _reader) = full();
+        let console = printed(b"last words");
+        let start = Instant::now();
+        output.finish(&console);
+        assert!(start.elapsed() < 10 * PATIENCE);
+        assert_eq!(console.take_dropped(), 10);
+    }
 }
