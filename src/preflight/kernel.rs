@@ -119,7 +119,9 @@ fn inspect_bzimage(image: &Image, head: &Bytes) -> Result<Kernel, Finding> {
     // Zero stands for four, the size of the oldest kernels.
     let setup_sectors = if setup_sectors == 0 { 4 } else { u64::from(setup_sectors) };
     let setup_len = setup_sectors.saturating_add(1).saturating_mul(512);
-    let end = setup_len.saturating_add(u64::from(paragraphs).saturating_mul(16));
+    // The size is rounded up to paragraphs of 16 bytes; the file need not be.
+    let code_len = u64::from(paragraphs).saturating_mul(16).saturating_sub(15);
+    let end = setup_len.saturating_add(code_len);
     if end > image.len() {
         return Err(truncated(image, "its protected-mode code", end));
     }
