@@ -17,6 +17,7 @@ use tracing::warn;
 use super::backend::Backend;
 use super::feature;
 use super::header::HEADER_LEN;
+use crate::config;
 
 const TUNSETIFF: Opcode = opcode::write::<i32>(b'T', 202);
 const TUNSETOFFLOAD: Opcode = opcode::write::<u32>(b'T', 208);
@@ -110,7 +111,7 @@ impl Tap {
     /// # Errors
     /// [`TapError`]; nothing is left behind.
     pub fn open(name: &str, mtu: Option<u16>) -> Result<Self, TapError> {
-        if !is_valid_name(name) {
+        if !config::Net::is_valid_tap(name) {
             return Err(TapError::Name(name.to_owned()));
         }
         let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NONBLOCK;
@@ -188,12 +189,6 @@ fn offload_flags(features: u64) -> usize {
     .into_iter()
     .filter(|(feature, _)| features & feature != 0)
     .fold(0, |flags, (_, flag)| flags | flag)
-}
-
-fn is_valid_name(name: &str) -> bool {
-    (1..NAME_LEN).contains(&name.len())
-        && !matches!(name, "." | "..")
-        && name.bytes().all(|b| b.is_ascii_graphic() && !matches!(b, b'/' | b':' | b'%'))
 }
 
 fn attach(fd: &OwnedFd, name: &str) -> Result<(), TapError> {
