@@ -13,7 +13,7 @@ use vmm_sys_util::eventfd::EventFd;
 use self::input::{Input, Typed};
 use self::output::Output;
 use super::end::{End, Ending};
-use super::terminal::RawTerminal;
+use super::terminal::{RawTerminal, in_background};
 use crate::bus::lock;
 use crate::devices::console::ConsoleOutput;
 use crate::devices::serial::SerialPort;
@@ -44,6 +44,10 @@ impl ConsoleEvents {
     /// Takes over standard input and output until dropped.
     pub(super) fn new(machine: &Machine, ending: Arc<Ending>) -> Self {
         let terminal = RawTerminal::enter();
+        let input = match &terminal {
+            None if in_background() => Input::none(),
+            terminal => Input::new(terminal.is_some()),
+        };
         let serial = machine.serial().clone();
         let input_wanted = lock(&serial).input_wanted().clone();
         Self {
@@ -51,7 +55,7 @@ impl ConsoleEvents {
             serial,
             input_wanted,
             ending,
-            input: Input::new(terminal.is_some()),
+            input,
             output: Output::stdout(),
             waits_for_stdin: false,
             waits_for_stdout: false,

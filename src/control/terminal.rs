@@ -36,6 +36,13 @@ impl RawTerminal {
     }
 }
 
+/// Whether standard input is this process's terminal while another is in its foreground: reading
+/// from it would stop this process, and the guest with it.
+pub(super) fn in_background() -> bool {
+    // Fails for what is no terminal of this session, which stops nobody.
+    tcgetpgrp(stdin()).is_ok_and(|foreground| foreground != rustix::process::getpgrp())
+}
+
 impl Drop for RawTerminal {
     fn drop(&mut self) {
         restore(&stdin());

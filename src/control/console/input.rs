@@ -36,6 +36,11 @@ pub(super) struct Input {
 }
 
 impl Input {
+    /// No input at all: standard input must not be touched.
+    pub(super) fn none() -> Self {
+        Self { ended: true, ..Self::new(false) }
+    }
+
     /// The descriptor of standard input.
     pub(super) const FD: RawFd = 0;
 
@@ -120,6 +125,11 @@ mod tests {
         assert_eq!(input.held.len(), HELD);
         assert!(input.wants_more());
         assert_eq!(input.take(b"\x01x"), Typed::Quit);
+    }
+
+    #[test]
+    fn no_input_wants_nothing() {
+        assert!(!Input::none().wants_more());
     }
 
     /// S1: a stream is not read while the guest has not taken what was read before.
