@@ -61,7 +61,7 @@ pub(crate) fn run(args: &IcountArgs) -> Result<()> {
         args.flavours.clone()
     };
     if args.record {
-        record.toolchain = kernel::toolchain()?;
+        record.tools = tools()?;
     }
     let mut verdicts = Vec::new();
     for flavour in flavours {
@@ -99,6 +99,12 @@ enum Verdict {
     Above(String),
 }
 
+fn tools() -> Result<Vec<String>> {
+    let mut tools = kernel::toolchain()?.to_vec();
+    tools.push(measure::emulator()?);
+    Ok(tools)
+}
+
 fn check(record: &Record, verdicts: &[Verdict]) -> Result<()> {
     let mut above = false;
     for verdict in verdicts {
@@ -110,11 +116,11 @@ fn check(record: &Record, verdicts: &[Verdict]) -> Result<()> {
             }
         }
     }
-    let here = kernel::toolchain()?;
-    if above && here != record.toolchain {
+    let here = tools()?;
+    if above && here != record.tools {
         println!(
             "recorded with {}; here is {}: reported, not failed",
-            record.toolchain.join(", "),
+            record.tools.join(", "),
             here.join(", ")
         );
         return Ok(());
@@ -131,8 +137,8 @@ fn check(record: &Record, verdicts: &[Verdict]) -> Result<()> {
 #[derive(Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 struct Record {
-    /// Versions of kernel source and compiler: other ones compile other instructions.
-    toolchain: [String; 2],
+    /// Versions of kernel source, compiler and emulator: with other ones, other instructions run.
+    tools: Vec<String>,
     /// Instructions by flavour.
     instructions: BTreeMap<String, u64>,
 }
@@ -206,7 +212,7 @@ mod tests {
 
     fn record() -> Record {
         Record {
-            toolchain: ["source".to_owned(), "compiler".to_owned()],
+            tools: vec!["source".to_owned(), "compiler".to_owned()],
             instructions: BTreeMap::from([("minimal".to_owned(), 1000)]),
         }
     }
