@@ -33,9 +33,9 @@ pub(super) const ROOT: &str = "root.ext4";
 const CMDLINE: &str = "console=ttyS0 quiet panic=-1 root=/dev/vda ro init=/init";
 
 /// What is measured: milliseconds, exits that the guest caused, exits that the monitor served.
-const TIME: &str = "exec";
-const EXITS: &str = "KVM exits";
-const TO_MONITOR: &str = "exits to the monitor";
+const TIME: &str = "exec to init";
+const EXITS: &str = "KVM exits to init";
+const TO_MONITOR: &str = "KVM exits to init, served by the monitor";
 
 const DEBUGFS: &str = "/sys/kernel/debug";
 const RUNS: usize = 20;
@@ -82,7 +82,7 @@ pub(super) fn figures(context: &Context, records: &mut Records) -> Result<Vec<Fi
     for &flavour in FLAVOURS {
         let figure = |what: &str| -> Result<Figure> {
             let series = series(flavour, what);
-            let name = format!("{flavour} kernel: {what} to init");
+            let name = format!("{flavour} kernel: {what}");
             Ok(Figure::of(records, &series, GROUP)?.named(&name, Place::Emulated.name()))
         };
         figures.push(figure(TIME)?.with_goal(goals(flavour).1));
@@ -193,7 +193,7 @@ fn mount_debugfs() -> Result<()> {
 }
 
 fn series(flavour: &str, what: &str) -> String {
-    format!("{flavour} kernel, {what} to init")
+    format!("{flavour} kernel, {what}")
 }
 
 /// The recorded exits by flavour and kind: more than 2 % above them is a step back.

@@ -118,9 +118,11 @@ impl Figure {
         })
     }
 
-    /// Whether the machine changed its pace too much for the figure to be trusted.
+    /// Whether the machine changed its pace too much for the figure to be trusted. What is counted
+    /// does not depend on the pace.
     pub(super) fn is_doubtful(&self) -> bool {
-        self.drift.is_some_and(|drift| drift > MAX_DRIFT)
+        let timed = !matches!(self.unit, Unit::Count | Unit::Mib);
+        timed && self.drift.is_some_and(|drift| drift > MAX_DRIFT)
     }
 
     /// The figure as `summary.json` has it.
@@ -198,5 +200,6 @@ pub(super) mod tests {
     fn drifting_control_makes_a_figure_doubtful() {
         assert!(sample().is_doubtful());
         assert!(!Figure { drift: Some(0.05), ..sample() }.is_doubtful());
+        assert!(!sample().in_unit(Unit::Count).is_doubtful());
     }
 }
