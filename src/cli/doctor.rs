@@ -1,6 +1,6 @@
 //! `vmm doctor`.
 
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 
 use anyhow::Context;
 use clap::{Args, ValueEnum};
@@ -30,6 +30,10 @@ pub(super) fn run(args: &DoctorArgs) -> anyhow::Result<Exit> {
         Format::Text => report.to_string(),
         Format::Json => serde_json::to_string_pretty(&report)? + "\n",
     };
-    std::io::stdout().write_all(text.as_bytes()).context("write the report")?;
+    match std::io::stdout().write_all(text.as_bytes()) {
+        // A reader that has seen enough.
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => {}
+        written => written.context("write the report")?,
+    }
     Ok(if report.ready { Exit::Success } else { Exit::Host })
 }

@@ -3,7 +3,7 @@
 use rustix::io::Errno;
 
 use super::Exit;
-use crate::arch::KernelError;
+use crate::arch::{InitrdError, KernelError};
 use crate::config::{ConfigError, FileError};
 use crate::control::ControlError;
 use crate::devices::virtio::block::DiskError;
@@ -31,7 +31,9 @@ fn control_hint(error: &ControlError) -> Option<String> {
         MachineError::Vm(error) => vm_hint(error),
         MachineError::Memory { .. } => "use less --memory, or raise ulimit -v",
         MachineError::Kernel { source: KernelError::BeyondRam { .. }, .. }
-        | MachineError::Initrd { .. } => "give the guest more with --memory",
+        | MachineError::Initrd { source: InitrdError::TooLarge { .. }, .. } => {
+            "give the guest more with --memory"
+        }
         MachineError::Kernel { source: KernelError::NoPvhEntry, .. } => {
             "leave --boot-protocol out, or use a kernel with CONFIG_PVH=y"
         }

@@ -49,8 +49,11 @@ impl Drop for RawTerminal {
     }
 }
 
+/// In the background the terminal belongs to somebody else, who set it up as he wants it.
 fn restore(input: &Stdin) {
-    if let Some(before) = lock(&SAVED).take() {
+    if let Some(before) = lock(&SAVED).take()
+        && !in_background()
+    {
         // What cannot be restored is a terminal that is gone.
         let _ = tcsetattr(input, OptionalActions::Now, &before);
     }

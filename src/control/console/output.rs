@@ -53,11 +53,10 @@ impl Output {
                 Ok(written) => console.pass_on(written),
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => return true,
-                Err(error) => {
-                    // A full disk may have room again; another failure is for good.
-                    self.gone = error != Errno::NOSPC;
-                    console.pass_on(count);
-                }
+                // A reader that is gone wants nothing more, and misses nothing.
+                Err(Errno::PIPE) => self.gone = true,
+                // A full disk may have room again; what it did not take is lost.
+                Err(_) => console.give_up(),
             }
         }
         let _ = console.wake().write(1);

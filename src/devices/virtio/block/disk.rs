@@ -85,6 +85,11 @@ pub struct Incomplete {
     pub source: Errno,
 }
 
+/// The host's file system has no such operation.
+const CANNOT: Errno = Errno::OPNOTSUPP;
+/// A block device wants ranges of its own, larger sectors.
+const UNALIGNED: Errno = Errno::INVAL;
+
 /// How much a write of zeroes may leave unallocated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Zeroes {
@@ -186,7 +191,7 @@ impl Disk {
     /// What the host says. A host that knows no holes keeps the contents, which is allowed.
     pub fn discard(&self, offset: u64, len: u64) -> Result<(), Errno> {
         match self.allocate(FallocateFlags::PUNCH_HOLE, offset, len) {
-            Err(Errno::OPNOTSUPP) => Ok(()),
+            Err(CANNOT | UNALIGNED) => Ok(()),
             result => result,
         }
     }
@@ -198,12 +203,12 @@ impl Disk {
     pub fn write_zeroes(&self, offset: u64, len: u64, mode: Zeroes) -> Result<(), Errno> {
         if mode == Zeroes::Unmap {
             match self.allocate(FallocateFlags::PUNCH_HOLE, offset, len) {
-                Err(Errno::OPNOTSUPP) => {}
+                Err(CANNOT | UNALIGNED) => {}
                 result => return result,
             }
         }
         match self.allocate(FallocateFlags::ZERO_RANGE, offset, len) {
-            Err(Errno::OPNOTSUPP) => self.write_zero_bytes(offset, len),
+            Err(CANNOT | UNALIGNED) => self.write_zero_bytes(offset, len),
             result => result,
         }
     }
