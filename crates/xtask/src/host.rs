@@ -64,7 +64,7 @@ impl Job {
             copy: vec![],
             environment: vec![],
             artifacts: None,
-            cpus: 2,
+            cpus: 1,
             memory_mib: 4096,
             timeout: None,
             qemu: vec![],

@@ -122,7 +122,7 @@ struct HostArgs {
     #[arg(long, value_name = "SRC:DST")]
     copy: Vec<String>,
     /// Processors of the host
-    #[arg(long, default_value_t = 2)]
+    #[arg(long, default_value_t = 1)]
     cpus: u32,
     /// Memory of the host in MiB
     #[arg(long, default_value_t = 4096, value_name = "MIB")]
