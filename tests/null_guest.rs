@@ -166,3 +166,20 @@ fn sigterm_ends_a_guest_that_never_exits() {
     machine.wait_for_output(1);
     machine.terminate_soon();
 }
+
+#[test]
+fn hang_up_ends_the_machine_unless_it_was_started_to_ignore_it() {
+    use rustix::process::Signal;
+    for (wrapper, survives) in [("env", false), ("nohup", true)] {
+        let mut script = Script::new();
+        script.pause();
+        let mut machine = Vmm::evil(&script.then_idle()).by([wrapper]).spawn();
+        machine.wait_for_output(1);
+        machine.signal(Signal::HUP);
+        if survives {
+            machine.terminate();
+        } else {
+            assert_eq!(machine.finish().code(), 129);
+        }
+    }
+}

@@ -1,5 +1,9 @@
 //! Signals as events: termination ends the machine, SIGPWR presses its power button.
 
+// UNSAFETY: the kernel is asked through a pointer how a signal is handled.
+#![expect(unsafe_code)]
+
+use std::mem::MaybeUninit;
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
@@ -34,9 +38,23 @@ impl Signals {
         power_button: Option<Arc<IrqLine>>,
     ) -> std::io::Result<Self> {
         let (read, write) = UnixStream::pair()?;
-        let caught = [SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGPWR, SIGXFSZ];
+        // Whoever starts us with hang-ups or interrupts ignored, as nohup and a shell's `&` do, means
+        // it.
+        let caught = [SIGHUP, SIGINT, SIGQUIT].into_iter().filter(|&signal| !is_ignored(signal));
+        let caught = caught.chain([SIGTERM, SIGPWR, SIGXFSZ]);
         let delivery = SignalDelivery::with_pipe(read, write, SignalOnly, caught)?;
         Ok(Self { delivery, ending, power_button })
+    }
+}
+
+/// Whether the process was started with `signal` ignored (sigaction(2)).
+fn is_ignored(signal: i32) -> bool {
+    let mut action = MaybeUninit::<libc::sigaction>::uninit();
+    // SAFETY: without a new action sigaction only writes one whole `struct sigaction`, which there is
+    // room for; the handler is read only when it said that it did.
+    unsafe {
+        libc::sigaction(signal, std::ptr::null(), action.as_mut_ptr()) == 0
+            && action.assume_init().sa_sigaction == libc::SIG_IGN
     }
 }
 

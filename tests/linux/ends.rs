@@ -1,5 +1,7 @@
 //! How guests end, and what is said about those that fail.
 
+use std::process::Command;
+
 use crate::guest::{Guest, run_words, signal, wait, wait_for};
 
 #[test]
@@ -62,4 +64,14 @@ fn sigterm_ends_a_running_guest_with_its_number() {
     signal(child.id(), "TERM");
     let ended = wait(child);
     assert_eq!(ended.status, Some(143), "{ended:#?}");
+}
+
+#[test]
+fn doctor_finds_hardware_that_runs_guest_kernels() {
+    let output = Command::new("vmm").args(["doctor", "--format", "json"]).output().expect("vmm");
+    let report = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(0), "{report}");
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(report["kvm"]["mode"], "hardware", "{report:#}");
+    assert_eq!(report["ready"], true, "{report:#}");
 }

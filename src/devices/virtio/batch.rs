@@ -1,9 +1,13 @@
-//! One wake of a queue: many chains under a budget, shown at once, with one interrupt.
+//! One wake of a queue: many chains under a budget, shown to the driver in batches.
 
 use super::chain::Chain;
 use super::device::{Activation, Progress, Signal};
 use super::queue::{Queue, QueueError};
 use crate::memory::GuestMemory;
+
+/// Bytes moved after which finished chains are shown though more are waiting: a sender that limits
+/// what it has under way, as TCP does, then works beside the device, not in turns with it.
+const BATCH_BYTES: u64 = 64 << 10;
 
 /// What one wake may do before other devices get their turn.
 #[derive(Clone, Copy, Debug)]
@@ -47,9 +51,16 @@ impl Activation {
         mut handle: impl FnMut(&GuestMemory, &Chain) -> Result<Done, QueueError>,
     ) -> Result<Progress, QueueError> {
         let Some(queue) = self.queues.get_mut(index) else { return Ok(Progress::Idle) };
-        let mem = &self.mem;
-        let progress = work(queue, mem, budget, chain, |chain| handle(mem, chain));
-        show(queue, mem, &self.signal)?;
+        let (mem, signal) = (&self.mem, &*self.signal);
+        let progress = work(queue, mem, signal, budget, |queue| {
+            if !queue.pop(mem, chain)? {
+                return Ok(None);
+            }
+            let done = handle(mem, chain)?;
+            queue.stage_used(mem, chain.head(), done.used_len)?;
+            Ok(Some(done.moved))
+        });
+        show(queue, mem, signal)?;
         progress
     }
 }
@@ -66,20 +77,25 @@ pub fn show(queue: &mut Queue, mem: &GuestMemory, signal: &Signal) -> Result<(),
     Ok(())
 }
 
+/// Calls `next`, which handles one chain and tells the bytes it moved, until it finds none.
 fn work(
     queue: &mut Queue,
     mem: &GuestMemory,
+    signal: &Signal,
     mut budget: Budget,
-    chain: &mut Chain,
-    mut handle: impl FnMut(&Chain) -> Result<Done, QueueError>,
+    mut next: impl FnMut(&mut Queue) -> Result<Option<u64>, QueueError>,
 ) -> Result<Progress, QueueError> {
+    let mut unseen = 0;
     queue.disable_kicks(mem)?;
     loop {
-        if queue.pop(mem, chain)? {
-            let done = handle(chain)?;
-            queue.stage_used(mem, chain.head(), done.used_len)?;
-            if !budget.spend(done.moved) {
+        if let Some(moved) = next(queue)? {
+            if !budget.spend(moved) {
                 return Ok(Progress::More);
+            }
+            unseen += moved;
+            if unseen >= BATCH_BYTES {
+                show(queue, mem, signal)?;
+                unseen = 0;
             }
         } else if queue.enable_kicks(mem)? {
             queue.disable_kicks(mem)?;
