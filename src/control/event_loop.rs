@@ -1,6 +1,6 @@
 //! The event loop: devices, console, signals, and the end.
 
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 
 use event_manager::{EventManager, EventOps, EventSet, Events, MutEventSubscriber, SubscriberOps};
 use tracing::error;
@@ -8,6 +8,7 @@ use tracing::error;
 use super::console::ConsoleEvents;
 use super::end::{End, Ending};
 use super::signals::Signals;
+use super::trim::give_back_memory;
 use super::{ControlError, host};
 use crate::config::{Console, VmConfig};
 use crate::devices::virtio::DeviceEvents;
@@ -20,6 +21,8 @@ const IDLE_MS: i32 = 1000;
 pub(super) struct EventLoop {
     events: EventManager<Box<dyn MutEventSubscriber>>,
     ending: Arc<Ending>,
+    /// Once, when nothing is urgent any more.
+    trim: Once,
 }
 
 impl EventLoop {
@@ -41,7 +44,7 @@ impl EventLoop {
             let console = ConsoleEvents::new(machine, ending.clone());
             events.add_subscriber(Box::new(console));
         }
-        Ok(Self { events, ending: ending.clone() })
+        Ok(Self { events, ending: ending.clone(), trim: Once::new() })
     }
 
     /// Runs until the machine ends.
@@ -62,6 +65,7 @@ impl EventLoop {
     /// A guest that halts every vCPU with interrupts disabled would be waited for in vain. The
     /// answer to the question asked now is looked at when the loop is next idle.
     fn look_for_sleepers(&self, machine: &Machine) {
+        self.trim.call_once(give_back_memory);
         if machine.vcpus().iter().all(|vcpu| vcpu.asleep_forever()) {
             return self.ending.set(End::Halted);
         }

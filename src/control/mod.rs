@@ -6,6 +6,7 @@ mod event_loop;
 mod explain;
 mod signals;
 mod terminal;
+mod trim;
 
 use std::sync::Arc;
 
