@@ -25,6 +25,9 @@ const RUNS: usize = 5;
 /// After this long nothing changes any more.
 const SETTLE: Duration = Duration::from_secs(2);
 
+/// The most by which the guest's mapping grows when the kernel joins it with others.
+const NEIGHBOUR_KIB: u64 = 1024;
+
 /// Measures and returns the figures.
 ///
 /// # Errors
@@ -117,7 +120,8 @@ struct Overhead {
 }
 
 impl Overhead {
-    /// Sums up /proc/PID/smaps (proc(5)), without the one mapping of `guest` KiB.
+    /// Sums up /proc/PID/smaps (proc(5)), without the one mapping of `guest` KiB. The kernel may have
+    /// joined it with a neighbour, all of which then counts as the monitor's.
     fn parse(maps: &str, guest: u64) -> Result<Self> {
         let mut own = Self::default();
         let mut is_guest = false;
@@ -128,8 +132,12 @@ impl Overhead {
             let value = || value.parse::<u64>().with_context(|| format!("read \"{line}\""));
             match name {
                 "Size:" => {
-                    is_guest = value()? == guest;
+                    let neighbour =
+                        value()?.checked_sub(guest).filter(|more| *more < NEIGHBOUR_KIB);
+                    is_guest = neighbour.is_some();
                     guests += u64::from(is_guest);
+                    own.pss += neighbour.unwrap_or(0);
+                    own.private_dirty += neighbour.unwrap_or(0);
                 }
                 "Pss:" if !is_guest => own.pss += value()?,
                 "Private_Dirty:" if !is_guest => own.private_dirty += value()?,
@@ -168,6 +176,13 @@ Private_Dirty:        12 kB
     fn mapping_of_the_guest_is_left_out() {
         let own = Overhead::parse(MAPS, 131_072).unwrap();
         assert_eq!(own, Overhead { pss: 712, private_dirty: 20 });
+    }
+
+    #[test]
+    fn neighbour_that_was_joined_with_the_guest_counts() {
+        let maps = MAPS.replace("131072 kB", "131092 kB");
+        let own = Overhead::parse(&maps, 131_072).unwrap();
+        assert_eq!(own, Overhead { pss: 732, private_dirty: 40 });
     }
 
     #[test]
