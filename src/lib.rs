@@ -13,7 +13,7 @@
 //! | [`arch`] | what differs between processor architectures | 1 |
 //! | [`devices`] | serial port, power registers, virtio | 1 |
 //! | [`config`] | what the user asked for, as plain data | 0 |
-//! | [`bus`], [`memory`] | addresses to devices; guest memory | 0 |
+//! | [`bus`], [`memory`], [`metrics`] | addresses to devices; guest memory; counters | 0 |
 
 pub mod arch;
 pub mod bus;
@@ -25,4 +25,5 @@ pub mod doctor;
 pub mod kvm;
 pub mod machine;
 pub mod memory;
+pub mod metrics;
 pub mod preflight;

@@ -4,9 +4,12 @@ use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use thiserror::Error;
+
 use super::queue::{Queue, QueueError};
 use crate::bus::Interrupt;
 use crate::memory::GuestMemory;
+use crate::metrics::Counters;
 
 /// VIRTIO_F_VERSION_1: every driver must accept it (virtio 1.3, section 6).
 pub const F_VERSION_1: u64 = 1 << 32;
@@ -90,6 +93,48 @@ pub struct BackendFd {
     pub writable: bool,
 }
 
+/// What may change in a device while its machine runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// The memory the balloon should take from the guest, in MiB.
+    BalloonTarget(u32),
+    /// The size of the disk's file: the device reads it again.
+    DiskSize,
+    /// The size of the terminal behind the console, in characters.
+    ConsoleSize {
+        /// Characters of a line.
+        columns: u16,
+        /// Lines.
+        rows: u16,
+    },
+}
+
+/// What a driver sees of a change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Visible {
+    /// Nothing in the configuration space.
+    Nothing,
+    /// The configuration space reads differently now.
+    Config,
+}
+
+/// Why a device cannot change.
+#[derive(Debug, Error)]
+pub enum UpdateError {
+    /// Devices of this kind have no such property.
+    #[error("the device has nothing like that to change")]
+    Unsupported,
+    /// The host refused.
+    #[error("{what}")]
+    Host {
+        /// What was being done, and to what.
+        what: String,
+        /// What the host said.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
 /// What a device does, apart from its registers, rings and events, which the transport owns.
 ///
 /// An error from a `process_*` function means a broken ring or backend: the transport then sets
@@ -107,12 +152,29 @@ pub trait VirtioDevice: Send {
     /// Reads the device configuration space; what lies past its end reads as zero.
     fn read_config(&self, offset: u64, data: &mut [u8]);
 
+    /// Writes the device configuration space; a device without a field for drivers to write
+    /// drops it.
+    fn write_config(&mut self, _offset: u64, _data: &[u8]) {}
+
+    /// Takes over a change while the machine runs, whether a driver is active or not.
+    ///
+    /// # Errors
+    /// [`UpdateError`]; the device is as before.
+    fn update(&mut self, _change: &Change) -> Result<Visible, UpdateError> {
+        Err(UpdateError::Unsupported)
+    }
+
     /// Takes the queues; from here on chains are processed.
     fn activate(&mut self, activation: Activation);
 
     /// Gives the queues back, once nothing of theirs is in flight any more; `None` when the
     /// device was not active.
     fn deactivate(&mut self) -> Option<Vec<Queue>>;
+
+    /// What the device counts, to be read at any time without a lock.
+    fn counters(&self) -> Option<Arc<dyn Counters>> {
+        None
+    }
 
     /// Works on queue `index` after a kick.
     ///
@@ -123,12 +185,13 @@ pub trait VirtioDevice: Send {
     /// Lists the descriptors the device waits for now; asked again after every event.
     fn backend_fds(&self, _wanted: &mut Vec<BackendFd>) {}
 
-    /// Works on the descriptor listed at `index`, which is ready.
+    /// Works on the descriptor listed at `index`, which is ready; what is left when the budget of
+    /// one wake is spent keeps it ready.
     ///
     /// # Errors
     /// The device needs a reset.
-    fn process_backend(&mut self, _index: usize) -> Result<Progress, QueueError> {
-        Ok(Progress::Idle)
+    fn process_backend(&mut self, _index: usize) -> Result<(), QueueError> {
+        Ok(())
     }
 }
 

@@ -9,8 +9,8 @@ use tracing::{debug, warn};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::device::{
-    Activation, BackendFd, F_EVENT_IDX, F_INDIRECT_DESC, F_VERSION_1, Progress, Signal,
-    VirtioDevice,
+    Activation, BackendFd, Change, F_EVENT_IDX, F_INDIRECT_DESC, F_VERSION_1, Progress, Signal,
+    UpdateError, VirtioDevice, Visible,
 };
 use super::queue::{Queue, QueueConfig, QueueError, RingFeatures};
 use crate::bus::BusDevice;
@@ -63,6 +63,7 @@ pub struct MmioTransport {
     driver_features_sel: u32,
     queue_sel: u32,
     status: u32,
+    config_generation: u32,
     breakdowns: u32,
 }
 
@@ -89,6 +90,7 @@ impl MmioTransport {
             driver_features_sel: 0,
             queue_sel: 0,
             status: 0,
+            config_generation: 0,
             breakdowns: 0,
         })
     }
@@ -126,6 +128,21 @@ impl MmioTransport {
         {
             self.need_reset(&error);
         }
+    }
+
+    /// Changes the device while the machine runs, and tells the driver what it can see of that
+    /// (section 2.5.1).
+    ///
+    /// # Errors
+    /// The device has no such property, or the host refused.
+    pub fn update(&mut self, change: &Change) -> Result<(), UpdateError> {
+        if self.device.update(change)? == Visible::Config {
+            self.config_generation = self.config_generation.wrapping_add(1);
+            if self.status & status::DRIVER_OK != 0 {
+                self.signal.config_change();
+            }
+        }
+        Ok(())
     }
 
     fn settle(&mut self, index: usize, result: Result<Progress, QueueError>) {
@@ -288,7 +305,7 @@ impl MmioTransport {
             0x70 => self.status,
             // No shared memory region exists: length and base read as all ones (4.2.2.2).
             0xb0..=0xbc => u32::MAX,
-            // ConfigGeneration stays 0: no multi-field configuration changes at run time.
+            0xfc => self.config_generation,
             _ => 0,
         }
     }
@@ -332,12 +349,13 @@ impl BusDevice for MmioTransport {
         }
     }
 
-    /// As for reads; writes to the configuration space are dropped: no device here has a field
-    /// that a driver may write.
+    /// As for reads; other writes are dropped.
     fn write(&mut self, offset: u64, data: &[u8]) {
+        if let Some(offset) = offset.checked_sub(CONFIG_SPACE) {
+            return self.device.write_config(offset, data);
+        }
         if let Ok(word) = <[u8; 4]>::try_from(data)
             && offset.is_multiple_of(4)
-            && offset < CONFIG_SPACE
         {
             self.write_register(offset, u32::from_le_bytes(word));
         }

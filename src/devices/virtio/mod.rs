@@ -17,7 +17,9 @@ pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 
-pub use device::{Activation, BackendFd, Progress, Signal, VirtioDevice};
+pub use device::{
+    Activation, BackendFd, Change, Progress, Signal, UpdateError, VirtioDevice, Visible,
+};
 pub use events::DeviceEvents;
 pub use mmio::MmioTransport;
 pub use window::MmioWindow;

@@ -2,7 +2,8 @@ use proptest::prelude::*;
 
 use super::status::*;
 use super::*;
-use crate::devices::virtio::device::RING_FEATURES;
+use crate::devices::virtio::device::{RING_FEATURES, read_config_bytes};
+use crate::devices::virtio::rng::Rng;
 use crate::devices::virtio::testing::{
     DATA, Driver, HIGH_END, HIGH_START, LOW_END, Rings, WRITE, default_rings, reg,
 };
@@ -386,4 +387,76 @@ proptest! {
         driver.start(0);
         prop_assert!(kind.works(&mut driver));
     }
+}
+
+/// An entropy device whose configuration counts its changes.
+#[derive(Default)]
+struct Changing {
+    inner: Rng,
+    value: u8,
+}
+
+impl VirtioDevice for Changing {
+    fn device_type(&self) -> u32 {
+        self.inner.device_type()
+    }
+    fn features(&self) -> u64 {
+        self.inner.features()
+    }
+    fn queue_sizes(&self) -> &[u16] {
+        self.inner.queue_sizes()
+    }
+    fn read_config(&self, offset: u64, data: &mut [u8]) {
+        read_config_bytes(&[self.value], offset, data);
+    }
+    fn write_config(&mut self, offset: u64, data: &[u8]) {
+        if let (0, [value]) = (offset, data) {
+            self.value = *value;
+        }
+    }
+    fn activate(&mut self, activation: Activation) {
+        self.inner.activate(activation);
+    }
+    fn deactivate(&mut self) -> Option<Vec<Queue>> {
+        self.inner.deactivate()
+    }
+    fn process_queue(&mut self, index: usize) -> Result<Progress, QueueError> {
+        self.inner.process_queue(index)
+    }
+    fn update(&mut self, change: &Change) -> Result<Visible, UpdateError> {
+        match change {
+            Change::DiskSize => Ok(Visible::Nothing),
+            Change::BalloonTarget(_) => {
+                self.value += 1;
+                Ok(Visible::Config)
+            }
+            Change::ConsoleSize { .. } => Err(UpdateError::Unsupported),
+        }
+    }
+}
+
+/// Section 2.5.1: a driver that reads the generation before and after knows what it read.
+#[test]
+fn visible_change_counts_the_generation_up_and_interrupts_a_running_driver() {
+    let mut driver = Driver::new(Box::new(Changing::default()));
+    driver.transport.update(&Change::BalloonTarget(1)).unwrap();
+    assert_eq!((driver.read(0xfc), driver.interrupts()), (1, 0), "nobody listens yet");
+    driver.start(RING_FEATURES);
+    driver.interrupts();
+    driver.transport.update(&Change::BalloonTarget(1)).unwrap();
+    assert_eq!((driver.read(0xfc), driver.interrupts()), (2, 1));
+    assert_eq!(driver.read(reg::INTERRUPT_STATUS) & 2, 2);
+    driver.transport.update(&Change::DiskSize).unwrap();
+    driver.transport.update(&Change::ConsoleSize { columns: 80, rows: 25 }).unwrap_err();
+    assert_eq!((driver.read(0xfc), driver.interrupts()), (2, 0));
+}
+
+#[test]
+fn configuration_field_a_device_lets_be_written_reads_back() {
+    let mut driver = Driver::new(Box::new(Changing::default()));
+    driver.transport.write(CONFIG_SPACE, &[7]);
+    driver.transport.write(CONFIG_SPACE + 1, &[8]);
+    let mut seen = [0; 2];
+    driver.transport.read(CONFIG_SPACE, &mut seen);
+    assert_eq!(seen, [7, 0]);
 }

@@ -9,7 +9,6 @@ mod tap;
 mod tests;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::io::Errno;
 use tracing::{debug, warn};
@@ -23,6 +22,7 @@ use super::device::{
     Activation, BackendFd, Progress, RING_FEATURES, VirtioDevice, read_config_bytes,
 };
 use super::queue::{Queue, QueueError};
+use crate::metrics::{Counters, counters};
 use receive::{Receiver, Waiting};
 use send::Sender;
 
@@ -74,38 +74,24 @@ pub mod feature {
     pub const UDP_OFFLOADS: u64 = GUEST_USO4 | GUEST_USO6 | HOST_USO;
 }
 
-/// A number that only grows, shared with whoever reports it.
-#[derive(Debug, Default)]
-pub struct Count(AtomicU64);
-
-impl Count {
-    fn add(&self, n: u64) {
-        self.0.fetch_add(n, Ordering::Relaxed);
+counters! {
+    /// What a network device has done.
+    pub struct NetCounters {
+        /// Frames delivered to the guest.
+        rx_frames,
+        /// Frames from the host that were lost here.
+        rx_dropped,
+        /// Frames the host took.
+        tx_frames,
+        /// Frames of the guest that were malformed, or not taken by the host.
+        tx_dropped,
     }
-
-    /// The number.
-    pub fn get(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
-    }
-}
-
-/// What a network device has done.
-#[derive(Debug, Default)]
-pub struct Counters {
-    /// Frames delivered to the guest.
-    pub rx_frames: Count,
-    /// Frames from the host that were lost here.
-    pub rx_dropped: Count,
-    /// Frames the host took.
-    pub tx_frames: Count,
-    /// Frames of the guest that were malformed, or not taken by the host.
-    pub tx_dropped: Count,
 }
 
 /// The host's side of a network device.
 struct Host {
     backend: Box<dyn Backend>,
-    counters: Arc<Counters>,
+    counters: Arc<NetCounters>,
     gone: bool,
 }
 
@@ -149,11 +135,6 @@ impl Net {
             receiver: Receiver::new(),
             sender: Sender::default(),
         }
-    }
-
-    /// What the device has done so far.
-    pub fn counters(&self) -> Arc<Counters> {
-        self.host.counters.clone()
     }
 
     fn receive(&mut self) -> Result<(), QueueError> {
@@ -205,6 +186,10 @@ impl VirtioDevice for Net {
         Some(queues)
     }
 
+    fn counters(&self) -> Option<Arc<dyn Counters>> {
+        Some(self.host.counters.clone())
+    }
+
     fn process_queue(&mut self, index: usize) -> Result<Progress, QueueError> {
         match index {
             // Other kicks find frames being waited for, or nothing to wait for.
@@ -223,10 +208,10 @@ impl VirtioDevice for Net {
         }
     }
 
-    fn process_backend(&mut self, _index: usize) -> Result<Progress, QueueError> {
-        if self.receiver.waiting() == Waiting::Frame {
-            self.receive()?;
+    fn process_backend(&mut self, _index: usize) -> Result<(), QueueError> {
+        match self.receiver.waiting() {
+            Waiting::Frame => self.receive(),
+            _ => Ok(()),
         }
-        Ok(Progress::Idle)
     }
 }

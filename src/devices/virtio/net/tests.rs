@@ -52,7 +52,7 @@ struct Machine {
     host: OwnedFd,
     offloads: Arc<Mutex<u64>>,
     failure: Arc<Mutex<Option<Errno>>>,
-    counters: Arc<Counters>,
+    counters: Arc<NetCounters>,
 }
 
 impl Machine {
@@ -63,7 +63,7 @@ impl Machine {
         let (offloads, failure) = (Arc::default(), Arc::default());
         let wire = Wire { fd, offloads: Arc::clone(&offloads), failure: Arc::clone(&failure) };
         let net = Net::new(wire, MAC, Some(9000));
-        let counters = net.counters();
+        let counters = net.host.counters.clone();
         let mut driver = Driver::new(Box::new(net));
         driver.set_queue_size(64);
         driver.start(features);
