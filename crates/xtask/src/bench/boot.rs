@@ -37,6 +37,9 @@ const TIME: &str = "exec to init";
 const EXITS: &str = "KVM exits to init";
 const TO_MONITOR: &str = "KVM exits to init, served by the monitor";
 
+/// The control of a flavour: what lingers of a larger kernel's machine is not a drift.
+const CONTROL: &str = "control";
+
 const DEBUGFS: &str = "/sys/kernel/debug";
 const RUNS: usize = 20;
 const SETTLE: Duration = Duration::from_millis(60);
@@ -83,7 +86,8 @@ pub(super) fn figures(context: &Context, records: &mut Records) -> Result<Vec<Fi
         let figure = |what: &str| -> Result<Figure> {
             let series = series(flavour, what);
             let name = format!("{flavour} kernel: {what}");
-            Ok(Figure::of(records, &series, GROUP)?.named(&name, Place::Emulated.name()))
+            let control = self::series(flavour, CONTROL);
+            Ok(Figure::of(records, &series, &control)?.named(&name, Place::Emulated.name()))
         };
         figures.push(figure(TIME)?.with_goal(goals(flavour).1));
         for what in [EXITS, TO_MONITOR] {
@@ -138,7 +142,7 @@ pub(super) fn inside(inside: &mut Inside) -> Result<()> {
         inside.describe(&series(flavour, TIME), |arm| guest(&files, flavour, arm))?;
         interleave(inside.runs, &[Arm::Ours, Arm::Peer, Arm::Control], |arm, counts| {
             if arm == Arm::Control {
-                return inside.control(GROUP, counts);
+                return inside.control(&series(flavour, CONTROL), counts);
             }
             let mut run = inside.start(arm, &guest(&files, flavour, arm))?;
             let (_, time) = run.wait_for(INIT_LINE)?;
