@@ -13,7 +13,7 @@
 //! | [`arch`] | what differs between processor architectures | 1 |
 //! | [`devices`] | serial port, power registers, virtio | 1 |
 //! | [`config`] | what the user asked for, as plain data | 0 |
-//! | [`bus`], [`memory`], [`metrics`] | addresses to devices; guest memory; counters | 0 |
+//! | [`bus`], [`memory`], [`metrics`], [`rate_limiter`] | addresses to devices; guest memory; counters; token buckets | 0 |
 
 pub mod arch;
 pub mod bus;
@@ -27,3 +27,4 @@ pub mod machine;
 pub mod memory;
 pub mod metrics;
 pub mod preflight;
+pub mod rate_limiter;

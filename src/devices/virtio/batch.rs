@@ -51,14 +51,18 @@ impl Activation {
         mut handle: impl FnMut(&GuestMemory, &Chain) -> Result<Done, QueueError>,
     ) -> Result<Progress, QueueError> {
         let Some(queue) = self.queues.get_mut(index) else { return Ok(Progress::Idle) };
-        let (mem, signal) = (&self.mem, &*self.signal);
+        let (mem, signal, throttle) = (&self.mem, &*self.signal, &*self.throttles.send);
         let progress = work(queue, mem, signal, budget, |queue| {
+            if !throttle.may_begin() {
+                return Ok(Step::Wait);
+            }
             if !queue.pop(mem, chain)? {
-                return Ok(None);
+                return Ok(Step::Empty);
             }
             let done = handle(mem, chain)?;
+            throttle.charge(done.moved);
             queue.stage_used(mem, chain.head(), done.used_len)?;
-            Ok(Some(done.moved))
+            Ok(Step::Moved(done.moved))
         });
         show(queue, mem, signal)?;
         progress
@@ -70,37 +74,49 @@ impl Activation {
 /// # Errors
 /// Ring memory that cannot be written, which a validated ring rules out.
 pub fn show(queue: &mut Queue, mem: &GuestMemory, signal: &Signal) -> Result<(), QueueError> {
-    queue.publish(mem)?;
+    let finished = queue.publish(mem)?;
     if queue.needs_interrupt(mem)? {
         signal.used_buffer();
+    } else if finished {
+        signal.counters().interrupts_suppressed.inc();
     }
     Ok(())
 }
 
-/// Calls `next`, which handles one chain and tells the bytes it moved, until it finds none.
+/// What became of an attempt to handle a chain.
+enum Step {
+    /// It was handled, and this many bytes were moved.
+    Moved(u64),
+    /// There is none.
+    Empty,
+    /// A limit is reached: the transport kicks the queue when it is time.
+    Wait,
+}
+
+/// Calls `next`, which handles one chain, until it finds none or must wait.
 fn work(
     queue: &mut Queue,
     mem: &GuestMemory,
     signal: &Signal,
     mut budget: Budget,
-    mut next: impl FnMut(&mut Queue) -> Result<Option<u64>, QueueError>,
+    mut next: impl FnMut(&mut Queue) -> Result<Step, QueueError>,
 ) -> Result<Progress, QueueError> {
     let mut unseen = 0;
     queue.disable_kicks(mem)?;
     loop {
-        if let Some(moved) = next(queue)? {
-            if !budget.spend(moved) {
-                return Ok(Progress::More);
+        match next(queue)? {
+            Step::Moved(moved) => {
+                if !budget.spend(moved) {
+                    return Ok(Progress::More);
+                }
+                unseen += moved;
+                if unseen >= BATCH_BYTES {
+                    show(queue, mem, signal)?;
+                    unseen = 0;
+                }
             }
-            unseen += moved;
-            if unseen >= BATCH_BYTES {
-                show(queue, mem, signal)?;
-                unseen = 0;
-            }
-        } else if queue.enable_kicks(mem)? {
-            queue.disable_kicks(mem)?;
-        } else {
-            return Ok(Progress::Idle);
+            Step::Empty if queue.enable_kicks(mem)? => queue.disable_kicks(mem)?,
+            Step::Empty | Step::Wait => return Ok(Progress::Idle),
         }
     }
 }

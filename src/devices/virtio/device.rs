@@ -7,9 +7,11 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use thiserror::Error;
 
 use super::queue::{Queue, QueueError};
+use super::throttle::{Direction, Throttles};
 use crate::bus::Interrupt;
 use crate::memory::GuestMemory;
-use crate::metrics::Counters;
+use crate::metrics::{Counters, counters};
+use crate::rate_limiter::Rate;
 
 /// VIRTIO_F_VERSION_1: every driver must accept it (virtio 1.3, section 6).
 pub const F_VERSION_1: u64 = 1 << 32;
@@ -23,16 +25,36 @@ pub const RING_FEATURES: u64 = F_VERSION_1 | F_INDIRECT_DESC | F_EVENT_IDX;
 const INT_USED_BUFFER: u32 = 1;
 const INT_CONFIG_CHANGE: u32 = 2;
 
+counters! {
+    /// What happens between a driver and any device.
+    pub struct TransportCounters {
+        /// Notifications of the driver that were handled.
+        kicks,
+        /// Interrupts the driver got.
+        interrupts,
+        /// Times the driver wanted no interrupt for what was finished.
+        interrupts_suppressed,
+        /// Times the device needed a reset.
+        breakdowns,
+    }
+}
+
 /// The interrupt status register and the line behind it, shared by a device and its transport.
 pub struct Signal {
     status: AtomicU32,
     line: Box<dyn Interrupt>,
+    counters: TransportCounters,
 }
 
 impl Signal {
     /// A signal that raises `line`.
     pub fn new(line: Box<dyn Interrupt>) -> Self {
-        Self { status: AtomicU32::new(0), line }
+        Self { status: AtomicU32::new(0), line, counters: TransportCounters::default() }
+    }
+
+    /// What has happened.
+    pub fn counters(&self) -> &TransportCounters {
+        &self.counters
     }
 
     /// Says that a queue has new used buffers.
@@ -57,6 +79,7 @@ impl Signal {
 
     fn raise(&self, bit: u32) {
         self.status.fetch_or(bit, Ordering::AcqRel);
+        self.counters.interrupts.inc();
         self.line.trigger();
     }
 }
@@ -71,6 +94,8 @@ pub struct Activation {
     pub features: u64,
     /// How the driver is told.
     pub signal: Arc<Signal>,
+    /// What may pass.
+    pub throttles: Throttles,
 }
 
 /// How far a device came with a queue.
@@ -96,6 +121,15 @@ pub struct BackendFd {
 /// What may change in a device while its machine runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change {
+    /// How much may pass; the transport's part of every device.
+    Limit {
+        /// In which direction.
+        direction: Direction,
+        /// Bytes, unlimited when absent.
+        bytes: Option<Rate>,
+        /// Requests, frames or packets, unlimited when absent.
+        operations: Option<Rate>,
+    },
     /// The memory the balloon should take from the guest, in MiB.
     BalloonTarget(u32),
     /// The size of the disk's file: the device reads it again.

@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use rustix::io::Errno;
 use tracing::{debug, warn};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
@@ -12,9 +13,12 @@ use super::device::{
     Activation, BackendFd, Change, F_EVENT_IDX, F_INDIRECT_DESC, F_VERSION_1, Progress, Signal,
     UpdateError, VirtioDevice, Visible,
 };
+use super::metrics::DeviceMetrics;
 use super::queue::{Queue, QueueConfig, QueueError, RingFeatures};
+use super::throttle::{Direction, Throttle, Throttles};
 use crate::bus::BusDevice;
 use crate::memory::GuestMemory;
+use crate::rate_limiter::RateLimiter;
 
 /// Size of a device's register window, in bytes.
 pub const MMIO_WINDOW: u64 = 0x1000;
@@ -56,6 +60,9 @@ pub struct MmioTransport {
     device: Box<dyn VirtioDevice>,
     mem: GuestMemory,
     signal: Arc<Signal>,
+    throttles: Throttles,
+    /// How many of the descriptors that were last listed are the device's own.
+    device_fds: usize,
     kicks: Vec<EventFd>,
     queues: Vec<QueueConfig>,
     driver_features: u64,
@@ -64,7 +71,6 @@ pub struct MmioTransport {
     queue_sel: u32,
     status: u32,
     config_generation: u32,
-    breakdowns: u32,
 }
 
 impl MmioTransport {
@@ -83,6 +89,8 @@ impl MmioTransport {
             device,
             mem,
             signal: Arc::new(signal),
+            throttles: Throttles::default(),
+            device_fds: 0,
             kicks,
             queues: vec![QueueConfig::default(); count],
             driver_features: 0,
@@ -91,7 +99,6 @@ impl MmioTransport {
             queue_sel: 0,
             status: 0,
             config_generation: 0,
-            breakdowns: 0,
         })
     }
 
@@ -105,17 +112,26 @@ impl MmioTransport {
         &self.signal
     }
 
+    /// What is counted, to be read without the lock.
+    pub fn metrics(&self) -> DeviceMetrics {
+        DeviceMetrics::new(self.signal.clone(), self.throttles.clone(), self.device.counters())
+    }
+
     /// Lists the descriptors the device waits for: none unless the driver is running.
-    pub fn backend_fds(&self, wanted: &mut Vec<BackendFd>) {
+    pub fn backend_fds(&mut self, wanted: &mut Vec<BackendFd>) {
         wanted.clear();
         if self.running() {
             self.device.backend_fds(wanted);
+            self.device_fds = wanted.len();
+            let timers = self.throttles.both().into_iter().filter_map(Throttle::timer);
+            wanted.extend(timers.map(|fd| BackendFd { fd, readable: true, writable: false }));
         }
     }
 
     /// Handles a kick of queue `index`: the event loop's way in.
     pub fn process_queue(&mut self, index: usize) {
         if self.running() {
+            self.signal.counters().kicks.inc();
             let result = self.device.process_queue(index);
             self.settle(index, result);
         }
@@ -123,9 +139,14 @@ impl MmioTransport {
 
     /// Handles readiness of the descriptor `backend_fds` listed at `index`.
     pub fn process_backend(&mut self, index: usize) {
-        if self.running()
-            && let Err(error) = self.device.process_backend(index)
-        {
+        if !self.running() {
+            return;
+        }
+        if index >= self.device_fds {
+            self.throttles.both().into_iter().for_each(Throttle::expire);
+            return self.kick_all();
+        }
+        if let Err(error) = self.device.process_backend(index) {
             self.need_reset(&error);
         }
     }
@@ -136,12 +157,24 @@ impl MmioTransport {
     /// # Errors
     /// The device has no such property, or the host refused.
     pub fn update(&mut self, change: &Change) -> Result<(), UpdateError> {
+        if let Change::Limit { direction, bytes, operations } = *change {
+            return self.limit(direction, RateLimiter::new(bytes, operations));
+        }
         if self.device.update(change)? == Visible::Config {
             self.config_generation = self.config_generation.wrapping_add(1);
             if self.status & status::DRIVER_OK != 0 {
                 self.signal.config_change();
             }
         }
+        Ok(())
+    }
+
+    fn limit(&self, direction: Direction, limiter: RateLimiter) -> Result<(), UpdateError> {
+        let failed =
+            |e: Errno| UpdateError::Host { what: "make a timer".to_owned(), source: e.into() };
+        self.throttles.of(direction).limit(limiter).map_err(failed)?;
+        // What waited for the old limit may begin now.
+        self.kick_all();
         Ok(())
     }
 
@@ -160,6 +193,10 @@ impl MmioTransport {
         }
     }
 
+    fn kick_all(&self) {
+        (0..self.kicks.len()).for_each(|index| self.kick(index));
+    }
+
     fn running(&self) -> bool {
         let stopped = status::FAILED | status::DEVICE_NEEDS_RESET;
         self.status & status::DRIVER_OK != 0 && self.status & stopped == 0
@@ -167,11 +204,13 @@ impl MmioTransport {
 
     /// Marks the device broken (section 2.1.2); only a driver reset brings it back.
     fn need_reset(&mut self, error: &dyn std::error::Error) {
-        self.breakdowns = self.breakdowns.saturating_add(1);
+        let breakdowns = &self.signal.counters().breakdowns;
+        breakdowns.inc();
+        let times = breakdowns.get();
         // A guest can break its device as often as it likes, but not fill the log with it.
-        if self.breakdowns.is_power_of_two() {
+        if times.is_power_of_two() {
             let reason = error.source().map(|s| format!(": {s}")).unwrap_or_default();
-            let (device, times) = (self.device.device_type(), self.breakdowns);
+            let device = self.device.device_type();
             warn!(device, times, "device needs a reset: {error}{reason}");
         }
         self.status |= status::DEVICE_NEEDS_RESET;
@@ -202,8 +241,9 @@ impl MmioTransport {
                     queues,
                     features: self.driver_features,
                     signal: self.signal.clone(),
+                    throttles: self.throttles.clone(),
                 });
-                (0..self.kicks.len()).for_each(|index| self.kick(index));
+                self.kick_all();
             }
             Err(error) => self.need_reset(&error),
         }

@@ -6,10 +6,12 @@ pub mod chain;
 pub mod device;
 pub mod events;
 pub mod iovec;
+pub mod metrics;
 pub mod mmio;
 pub mod net;
 pub mod queue;
 pub mod rng;
+pub mod throttle;
 pub mod window;
 
 #[cfg(test)]
@@ -21,5 +23,7 @@ pub use device::{
     Activation, BackendFd, Change, Progress, Signal, UpdateError, VirtioDevice, Visible,
 };
 pub use events::DeviceEvents;
+pub use metrics::DeviceMetrics;
 pub use mmio::MmioTransport;
+pub use throttle::Direction;
 pub use window::MmioWindow;

@@ -166,18 +166,20 @@ impl Queue {
         Ok(())
     }
 
-    /// Shows all staged chains to the driver at once (section 2.7.8.2: elements before index).
+    /// Shows all staged chains to the driver at once (section 2.7.8.2: elements before index);
+    /// tells whether there were any.
     ///
     /// # Errors
     /// [`QueueError::Memory`], which a validated ring rules out.
-    pub fn publish(&mut self, mem: &GuestMemory) -> Result<(), QueueError> {
-        if self.published != self.next_used {
+    pub fn publish(&mut self, mem: &GuestMemory) -> Result<bool, QueueError> {
+        let staged = self.published != self.next_used;
+        if staged {
             let addr = self.used_addr(2)?;
             mem.store(self.next_used.0.to_le(), addr, Ordering::Release)
                 .map_err(QueueError::Memory)?;
             self.published = self.next_used;
         }
-        Ok(())
+        Ok(staged)
     }
 
     /// Stages and publishes one chain.
@@ -186,7 +188,7 @@ impl Queue {
     /// As [`Queue::stage_used`].
     pub fn push_used(&mut self, mem: &GuestMemory, head: u16, len: u32) -> Result<(), QueueError> {
         self.stage_used(mem, head, len)?;
-        self.publish(mem)
+        self.publish(mem).map(drop)
     }
 
     /// Whether the driver wants an interrupt for what was published since the last call

@@ -332,6 +332,11 @@ impl Driver {
         elements
     }
 
+    /// The device's index of each used ring.
+    pub(crate) fn used_indices(&self) -> Vec<u16> {
+        self.queues.iter().map(|queue| self.peek_obj(queue.rings.used + 2)).collect()
+    }
+
     /// Interrupts since the last call.
     pub(crate) fn interrupts(&self) -> usize {
         self.interrupts.0.swap(0, Ordering::Relaxed)

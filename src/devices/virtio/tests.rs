@@ -2,7 +2,10 @@
 
 use std::collections::VecDeque;
 use std::io::{IoSlice, IoSliceMut};
+use std::num::NonZeroU64;
 use std::os::fd::{AsRawFd, RawFd};
+
+use std::time::Duration;
 
 use proptest::prelude::*;
 use rustix::io::Errno;
@@ -10,7 +13,7 @@ use tempfile::NamedTempFile;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::block::{Block, Disk};
-use super::device::{F_EVENT_IDX, F_INDIRECT_DESC, VirtioDevice};
+use super::device::{Change, F_EVENT_IDX, F_INDIRECT_DESC, RING_FEATURES, VirtioDevice};
 use super::mmio::{QUEUE_NOTIFY, status};
 use super::net::{Backend, Net};
 use super::rng::Rng;
@@ -18,6 +21,9 @@ use super::testing::{
     DATA, Desc, Driver, HIGH_END, HIGH_START, INDIRECT, LOW_END, NEXT, Rings, WRITE, default_rings,
     reg,
 };
+use super::throttle::Direction;
+use crate::metrics::Counters;
+use crate::rate_limiter::Rate;
 
 /// A queue of a device under test.
 pub(crate) struct Kind {
@@ -511,5 +517,59 @@ proptest! {
         }
         prop_assert!(driver.peek(HIGH_START, size) == high, "{} wrote elsewhere", kind.name);
         prop_assert_eq!(driver.peek(rings.desc, 0x4100), before_rings);
+    }
+}
+
+fn one_a_second(direction: Direction) -> Change {
+    let one = NonZeroU64::MIN;
+    let operations = Some(Rate { per_second: one, burst: one });
+    Change::Limit { direction, bytes: None, operations }
+}
+
+/// A limited device does one request, then waits without being asked again and again; the timer
+/// or another limit sets it going.
+#[test]
+fn limit_holds_every_device_until_it_is_time() {
+    for kind in KINDS {
+        let mut driver = kind.started(RING_FEATURES);
+        for direction in [Direction::Send, Direction::Receive] {
+            driver.transport.update(&one_a_second(direction)).unwrap();
+        }
+        assert!(kind.works(&mut driver), "{}: the first", kind.name);
+        assert!(!kind.works(&mut driver), "{}: the second, at once", kind.name);
+        let mut waits = 0;
+        let metrics = driver.transport.metrics();
+        metrics.each(&mut |name, n| waits += if name == "throttled" { n } else { 0 });
+        assert!(waits > 0, "{}", kind.name);
+        let mut wanted = vec![];
+        driver.transport.backend_fds(&mut wanted);
+        assert!(!wanted.is_empty(), "{}: nothing would end the wait", kind.name);
+        for direction in [Direction::Send, Direction::Receive] {
+            let none = Change::Limit { direction, bytes: None, operations: None };
+            driver.transport.update(&none).unwrap();
+        }
+        driver.start(RING_FEATURES);
+        assert!(kind.works(&mut driver), "{}: without limits", kind.name);
+    }
+}
+
+#[test]
+fn wait_for_a_limit_ends_by_itself() {
+    for kind in KINDS {
+        let mut driver = kind.started(RING_FEATURES);
+        let rate = Rate { per_second: NonZeroU64::new(50).unwrap(), burst: NonZeroU64::MIN };
+        for direction in [Direction::Send, Direction::Receive] {
+            let change = Change::Limit { direction, bytes: None, operations: Some(rate) };
+            driver.transport.update(&change).unwrap();
+        }
+        assert!(kind.works(&mut driver), "{}: the first", kind.name);
+        assert!(!kind.works(&mut driver), "{}: the second, at once", kind.name);
+        let before = driver.used_indices();
+        std::thread::sleep(Duration::from_millis(25));
+        assert!(driver.run_backend() > 0, "{}: the timer", kind.name);
+        std::thread::sleep(Duration::from_millis(25));
+        driver.run_backend();
+        let after = driver.used_indices();
+        assert_ne!(before, after, "{}: nothing was served after the wait", kind.name);
     }
 }

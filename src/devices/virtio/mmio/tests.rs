@@ -430,7 +430,7 @@ impl VirtioDevice for Changing {
                 self.value += 1;
                 Ok(Visible::Config)
             }
-            Change::ConsoleSize { .. } => Err(UpdateError::Unsupported),
+            _ => Err(UpdateError::Unsupported),
         }
     }
 }

@@ -140,7 +140,8 @@ impl Net {
     fn receive(&mut self) -> Result<(), QueueError> {
         let Some(active) = &mut self.active else { return Ok(()) };
         let Some(queue) = active.queues.get_mut(RX) else { return Ok(()) };
-        let result = self.receiver.run(queue, &active.mem, &mut self.host, BUDGET);
+        let result =
+            self.receiver.run(queue, &active.mem, &active.throttles.receive, &mut self.host);
         show(queue, &active.mem, &active.signal)?;
         result
     }
@@ -193,7 +194,7 @@ impl VirtioDevice for Net {
     fn process_queue(&mut self, index: usize) -> Result<Progress, QueueError> {
         match index {
             // Other kicks find frames being waited for, or nothing to wait for.
-            RX if self.receiver.waiting() == Waiting::Buffers => {
+            RX if matches!(self.receiver.waiting(), Waiting::Buffers | Waiting::Time) => {
                 self.receive()?;
                 Ok(Progress::Idle)
             }

@@ -8,11 +8,12 @@ use rustix::io::Errno;
 use vm_memory::{Bytes, GuestAddress};
 
 use super::header::{self, HEADER_LEN, NUM_BUFFERS};
-use super::{Host, feature};
+use super::{BUDGET, Host, feature};
 use crate::devices::virtio::batch::Budget;
 use crate::devices::virtio::chain::Chain;
 use crate::devices::virtio::iovec::{read_ranges, recycle_mut, write_ranges};
 use crate::devices::virtio::queue::{Queue, QueueError};
+use crate::devices::virtio::throttle::Throttle;
 use crate::memory::{GuestMemory, GuestRange, push_io_slices_mut};
 
 /// The longest frame with its header (virtio 1.3, section 5.1.6.3), in bytes.
@@ -30,6 +31,8 @@ pub(super) enum Waiting {
     Frame,
     /// Buffers of the driver: the host is not listened to meanwhile.
     Buffers,
+    /// Its limit: neither frames nor buffers help before it is time.
+    Time,
     /// Nothing: the host network is gone.
     Nothing,
 }
@@ -186,8 +189,8 @@ impl Receiver {
         &mut self,
         queue: &mut Queue,
         mem: &GuestMemory,
+        throttle: &Throttle,
         host: &mut Host,
-        budget: Budget,
     ) -> Result<(), QueueError> {
         queue.disable_kicks(mem)?;
         let mut wake = Wake {
@@ -199,9 +202,10 @@ impl Receiver {
             features: self.features,
             queue,
             mem,
+            throttle,
             host,
         };
-        let result = wake.run(budget);
+        let result = wake.run(BUDGET);
         self.list = recycle_mut(wake.list);
         self.waiting = result?;
         Ok(())
@@ -219,6 +223,7 @@ struct Wake<'m> {
     features: u64,
     queue: &'m mut Queue,
     mem: &'m GuestMemory,
+    throttle: &'m Throttle,
     host: &'m mut Host,
 }
 
@@ -227,6 +232,9 @@ impl Wake<'_> {
         let parts = self.buffers.parts.make_contiguous();
         push_io_slices_mut(self.mem, parts, &mut self.list).map_err(QueueError::Memory)?;
         loop {
+            if !self.throttle.may_begin() {
+                return Ok(Waiting::Time);
+            }
             if !self.make_room()? {
                 return Ok(Waiting::Buffers);
             }
@@ -243,6 +251,7 @@ impl Wake<'_> {
                     return Ok(Waiting::Nothing);
                 }
             };
+            self.throttle.charge(moved.into());
             if !budget.spend(moved.into()) {
                 return Ok(Waiting::Frame);
             }

@@ -12,6 +12,7 @@ use crate::bus::lock;
 use crate::devices::virtio::device::Signal;
 use crate::devices::virtio::device::{F_EVENT_IDX, F_INDIRECT_DESC};
 use crate::devices::virtio::testing::{Counter, DATA, Driver, HIGH_START, LOW_END, WRITE};
+use crate::devices::virtio::throttle::Throttles;
 
 const MAC: [u8; 6] = [2, 0, 0, 1, 2, 3];
 const OFFLOADS: u64 = feature::TCP_OFFLOADS | feature::UDP_OFFLOADS;
@@ -443,7 +444,13 @@ fn deactivated_device_gives_held_buffers_back_to_the_queue() {
     for head in heads {
         let signal = Arc::new(Signal::new(Box::new(Counter::default())));
         let mem = m.driver.mem.clone();
-        net.activate(Activation { mem, queues, features: ALL, signal });
+        net.activate(Activation {
+            mem,
+            queues,
+            features: ALL,
+            signal,
+            throttles: Throttles::default(),
+        });
         net.process_queue(RX).unwrap();
         writev(&host, &[IoSlice::new(&[0; 100])]).unwrap();
         net.process_backend(0).unwrap();
