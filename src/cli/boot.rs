@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::{Exit, report};
-use crate::config::{self, Host, PartialConfig, VmConfig};
+use crate::config::{self, ConfigError, Host, PartialConfig, VmConfig};
 use crate::control;
 use crate::preflight;
 
@@ -21,11 +21,11 @@ pub(super) struct BootArgs {
 }
 
 pub(super) fn run(args: BootArgs) -> anyhow::Result<Exit> {
-    let config = resolve(args)?;
+    let config = resolve(&args)?;
     for warning in preflight::check(&config)? {
         report::warning(&warning.what, &warning.fix);
     }
-    let outcome = control::boot(&config)?;
+    let outcome = control::boot(config, Box::new(move || resolve(&args)))?;
     if let Some(explanation) = &outcome.explanation {
         report::failure(&outcome.end, explanation);
     }
@@ -33,12 +33,12 @@ pub(super) fn run(args: BootArgs) -> anyhow::Result<Exit> {
 }
 
 /// The configuration that the flags and the file they name amount to.
-fn resolve(args: BootArgs) -> anyhow::Result<VmConfig> {
+fn resolve(args: &BootArgs) -> Result<VmConfig, ConfigError> {
     let base = match &args.config {
         Some(path) => config::load(path)?,
         None => PartialConfig::default(),
     };
-    let config = args.machine.over(base).resolve()?;
+    let config = args.machine.clone().over(base).resolve()?;
     config.validate(&Host::read())?;
     Ok(config)
 }

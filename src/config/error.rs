@@ -76,6 +76,29 @@ pub enum ConfigError {
     /// Two disks have one id.
     #[error("two disks have the id {0:?}")]
     DuplicateDiskId(String),
+    /// A disk has the name of another device.
+    #[error("disk id {0:?} is the name of another device")]
+    TakenDiskId(String),
+    /// A limit without a number.
+    #[error("the limit on {0} limits neither bandwidth nor ops")]
+    EmptyLimit(String),
+    /// A limit that lets nothing through.
+    #[error("a number in the limit on {0} is 0: nothing would ever pass")]
+    ZeroLimit(String),
+    /// A burst without its rate.
+    #[error("the limit on {0} has a burst without its bandwidth or ops")]
+    BurstWithoutRate(String),
+    /// A limit on a device that does not exist.
+    #[error("the machine has no device {device}: it has {known}")]
+    LimitOnNothing {
+        /// The name as given.
+        device: String,
+        /// The names of the machine's devices.
+        known: String,
+    },
+    /// Two limits on one device in one direction.
+    #[error("there are two limits on {0} in one direction")]
+    DuplicateLimit(String),
     /// One image is given twice and a guest could write to it.
     #[error("{} is given as a disk twice, and not read-only both times", .0.display())]
     SharedWritableDisk(PathBuf),
@@ -112,7 +135,16 @@ impl ConfigError {
             Self::CmdlineControl(_) => "separate the words of --cmdline and --append by spaces",
             Self::ReadonlyWithoutRootfs => "give --rootfs IMG, or --disk path=IMG,readonly=on",
             Self::TooManyDevices(_) => "join small disks into one image",
-            Self::DiskId(_) | Self::DuplicateDiskId(_) => "give each disk its own id=NAME",
+            Self::EmptyLimit(_) | Self::ZeroLimit(_) | Self::BurstWithoutRate(_) => {
+                "give bandwidth=10M, ops=1000 or both, each with its burst if it needs one"
+            }
+            Self::LimitOnNothing { .. } => {
+                "name one of these devices, or add the one that is meant"
+            }
+            Self::DuplicateLimit(_) => "join them, or give each its own direction=send or receive",
+            Self::DiskId(_) | Self::DuplicateDiskId(_) | Self::TakenDiskId(_) => {
+                "give each disk its own id=NAME"
+            }
             Self::SharedWritableDisk(_) => "add readonly=on to both, or copy the image",
             Self::TapName(_) => "use a name such as tap0",
             Self::DuplicateTap(_) => "give each --net its own tap=NAME",

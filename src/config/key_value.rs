@@ -78,9 +78,13 @@ impl Value {
         self.text.parse().map_err(refuse)
     }
 
-    /// Says which key a reason is about.
+    /// Says which key a reason is about, unless it does already.
     fn naming_key<T>(key: &str, result: Result<T, KeyValueError>) -> Result<T, KeyValueError> {
-        result.map_err(|KeyValueError(reason)| KeyValueError(format!("{key}: {reason}")))
+        let prefix = format!("{key}: ");
+        result.map_err(|KeyValueError(reason)| match reason.starts_with(&prefix) {
+            true => KeyValueError(reason),
+            false => KeyValueError(prefix + &reason),
+        })
     }
 }
 
@@ -116,6 +120,15 @@ impl<'de> de::Deserializer<'de> for Value {
         Self::naming_key(&key, visitor.visit_some(self))
     }
 
+    fn deserialize_enum<V: Visitor<'de>>(
+        self,
+        _name: &'static str,
+        _variants: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, KeyValueError> {
+        Self::naming_key(&self.key, visitor.visit_enum(self.text.into_deserializer()))
+    }
+
     fn deserialize_newtype_struct<V: Visitor<'de>>(
         self,
         _name: &'static str,
@@ -126,7 +139,7 @@ impl<'de> de::Deserializer<'de> for Value {
 
     forward_to_deserialize_any! {
         i8 i16 i32 i64 i128 u8 u32 u128 f32 f64 char str string bytes byte_buf unit unit_struct
-        seq tuple tuple_struct map struct enum identifier ignored_any
+        seq tuple tuple_struct map struct identifier ignored_any
     }
 }
 

@@ -10,6 +10,7 @@ mod disk;
 mod error;
 mod file;
 mod key_value;
+mod limit;
 mod load;
 mod net;
 mod partial;
@@ -24,6 +25,7 @@ pub use disk::Disk;
 pub use error::ConfigError;
 pub use file::{FileError, open_image, open_regular};
 pub use key_value::{KeyValueError, parse_key_values, parse_switch};
+pub use limit::{Limit, LimitDirection};
 pub use load::{MAX_FILE_LEN, load};
 pub use net::{MacAddress, MacAddressError, Net};
 pub use partial::PartialConfig;
@@ -76,6 +78,11 @@ pub struct VmConfig {
     /// Network interfaces, in the order in which the guest sees them.
     #[serde(rename = "net")]
     pub nets: Vec<Net>,
+    /// How much may pass through the devices.
+    #[serde(rename = "limit")]
+    pub limits: Vec<Limit>,
+    /// File that gets lines of counters.
+    pub metrics: Option<PathBuf>,
     /// What the guest's serial port is connected to.
     pub console: Console,
     /// Whether the guest is described by ACPI tables; otherwise by an MP table and the command
@@ -97,6 +104,14 @@ impl VmConfig {
             ..disk.clone()
         });
         rootfs.chain(disks).collect()
+    }
+
+    /// The names of the virtio devices in the guest's order: disks by their ids, `net0`, `net1` and
+    /// so on, and `rng`.
+    pub fn device_names(&self) -> Vec<String> {
+        let disks = self.drives().into_iter().filter_map(|disk| disk.id);
+        let nets = (0..self.nets.len()).map(|index| format!("net{index}"));
+        disks.chain(nets).chain(["rng".to_owned()]).collect()
     }
 }
 

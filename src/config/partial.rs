@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use super::{
-    BootProtocol, ConfigError, Console, Disk, MAX_CPUS, MemorySize, Net, VmConfig, parse_switch,
+    BootProtocol, ConfigError, Console, Disk, Limit, MAX_CPUS, MemorySize, Net, VmConfig,
+    parse_switch,
 };
 
 /// What one source says: the file and the flags read into the same struct, key by key and flag by
@@ -66,6 +67,18 @@ pub struct PartialConfig {
     #[arg(long, value_name = "tap=NAME,mac=MAC,mtu=BYTES", help_heading = "Machine")]
     pub net: Vec<Net>,
 
+    /// Limit what passes through a device; repeatable
+    #[arg(
+        long,
+        value_name = "device=NAME,direction=send|receive,bandwidth=SIZE,ops=N",
+        help_heading = "Machine"
+    )]
+    pub limit: Vec<Limit>,
+
+    /// Append counters to a file every minute, on SIGUSR1 and at the end
+    #[arg(long, value_name = "FILE", help_heading = "Machine")]
+    pub metrics: Option<PathBuf>,
+
     /// What the guest's serial port is connected to [default: serial]
     #[arg(long, value_name = "WHERE", help_heading = "Machine")]
     pub console: Option<Console>,
@@ -83,7 +96,7 @@ pub struct PartialConfig {
 
 impl PartialConfig {
     /// Lays `self` over `base`: what `self` says wins, what it leaves out comes from `base`. A list
-    /// of disks or networks replaces the whole list beneath it.
+    /// of disks, networks or limits replaces the whole list beneath it.
     #[must_use]
     pub fn over(self, base: Self) -> Self {
         Self {
@@ -98,6 +111,8 @@ impl PartialConfig {
             memory: self.memory.or(base.memory),
             disk: if self.disk.is_empty() { base.disk } else { self.disk },
             net: if self.net.is_empty() { base.net } else { self.net },
+            limit: if self.limit.is_empty() { base.limit } else { self.limit },
+            metrics: self.metrics.or(base.metrics),
             console: self.console.or(base.console),
             acpi: self.acpi.or(base.acpi),
         }
@@ -122,6 +137,8 @@ impl PartialConfig {
             memory: self.memory.unwrap_or(MemorySize::from_mib(256)),
             disks: self.disk,
             nets: self.net,
+            limits: self.limit,
+            metrics: self.metrics,
             console: self.console.unwrap_or_default(),
             acpi: self.acpi.unwrap_or(true),
         })
@@ -129,7 +146,9 @@ impl PartialConfig {
 
     /// Makes every relative path start at `directory`.
     pub(super) fn rebase(&mut self, directory: &Path) {
-        let files = [&mut self.kernel, &mut self.rootfs, &mut self.initrd].into_iter().flatten();
+        let files = [&mut self.kernel, &mut self.rootfs, &mut self.initrd, &mut self.metrics]
+            .into_iter()
+            .flatten();
         let disks = self.disk.iter_mut().map(|disk| &mut disk.path);
         for path in files.chain(disks) {
             // Joining an empty path would turn "no file" into the directory.

@@ -34,8 +34,8 @@ impl VmConfig {
         self.validate_paths()?;
         self.validate_disks()?;
         self.validate_nets()?;
-        // One more for the entropy source that every machine has.
-        let devices = self.drives().len().saturating_add(self.nets.len()).saturating_add(1);
+        self.validate_limits()?;
+        let devices = self.device_names().len();
         refuse_if(devices > MAX_VIRTIO_DEVICES, || ConfigError::TooManyDevices(devices))
     }
 
@@ -68,6 +68,7 @@ impl VmConfig {
             ("kernel", Some(&self.kernel)),
             ("initrd", self.initrd.as_ref()),
             ("rootfs", self.rootfs.as_ref()),
+            ("metrics file", self.metrics.as_ref()),
         ];
         let disks = self.disks.iter().map(|disk| ("disk", Some(&disk.path)));
         for (noun, path) in named.into_iter().chain(disks) {
@@ -81,9 +82,12 @@ impl VmConfig {
 
     fn validate_disks(&self) -> Result<(), ConfigError> {
         let drives = self.drives();
+        let names = self.device_names();
+        let others: HashSet<_> = names.iter().skip(drives.len()).map(String::as_str).collect();
         let mut ids = HashSet::new();
         for id in drives.iter().filter_map(|drive| drive.id.as_deref()) {
             refuse_if(!Disk::is_valid_id(id), || ConfigError::DiskId(id.to_owned()))?;
+            refuse_if(others.contains(id), || ConfigError::TakenDiskId(id.to_owned()))?;
             refuse_if(!ids.insert(id), || ConfigError::DuplicateDiskId(id.to_owned()))?;
         }
         for (index, drive) in drives.iter().enumerate() {

@@ -3,11 +3,13 @@
 use std::sync::{Arc, Once};
 
 use event_manager::{EventManager, EventOps, EventSet, Events, MutEventSubscriber, SubscriberOps};
-use tracing::error;
+use tracing::{error, warn};
 
 use super::console::ConsoleEvents;
 use super::end::{End, Ending};
-use super::signals::Signals;
+use super::metrics::Metrics;
+use super::reload::Reload;
+use super::signals::{Requests, Signals};
 use super::trim::give_back_memory;
 use super::{ControlError, host};
 use crate::config::{Console, VmConfig};
@@ -21,6 +23,8 @@ const IDLE_MS: i32 = 1000;
 pub(super) struct EventLoop {
     events: EventManager<Box<dyn MutEventSubscriber>>,
     ending: Arc<Ending>,
+    requests: Arc<Requests>,
+    metrics: Option<Metrics>,
     /// Once, when nothing is urgent any more.
     trim: Once,
 }
@@ -34,21 +38,28 @@ impl EventLoop {
         let mut events: EventManager<Box<dyn MutEventSubscriber>> =
             EventManager::new().map_err(ControlError::EventLoop)?;
         events.add_subscriber(Box::new(Wake(ending.clone())));
-        let signals =
-            Signals::new(ending.clone(), machine.power_button()).map_err(host("catch signals"))?;
+        let requests = Arc::new(Requests::default());
+        let signals = Signals::new(ending.clone(), machine.power_button(), requests.clone());
+        let signals = signals.map_err(host("catch signals"))?;
         events.add_subscriber(Box::new(signals));
         for device in machine.devices() {
-            events.add_subscriber(Box::new(DeviceEvents::new(device.clone())));
+            events.add_subscriber(Box::new(DeviceEvents::new(device.transport().clone())));
         }
         if config.console == Console::Serial {
             let console = ConsoleEvents::new(machine, ending.clone());
             events.add_subscriber(Box::new(console));
         }
-        Ok(Self { events, ending: ending.clone(), trim: Once::new() })
+        let metrics =
+            config.metrics.as_deref().map(|path| Metrics::open(path, machine)).transpose()?;
+        Ok(Self { events, ending: ending.clone(), requests, metrics, trim: Once::new() })
     }
 
     /// Runs until the machine ends.
-    pub(super) fn run(&mut self, machine: &Machine) -> Result<End, ControlError> {
+    pub(super) fn run(
+        &mut self,
+        machine: &Machine,
+        reload: &mut Reload,
+    ) -> Result<End, ControlError> {
         loop {
             if let Some(end) = self.ending.get() {
                 return Ok(end);
@@ -59,6 +70,26 @@ impl EventLoop {
                 Ok(_) => {}
                 Err(e) => return Err(ControlError::EventLoop(e)),
             }
+            self.answer_requests(machine, reload);
+        }
+    }
+
+    fn answer_requests(&mut self, machine: &Machine, reload: &mut Reload) {
+        let asked = self.requests.take_metrics();
+        match &mut self.metrics {
+            Some(metrics) if asked || metrics.is_due() => metrics.write(machine),
+            None if asked => warn!("SIGUSR1 asks for metrics, which need --metrics FILE"),
+            _ => {}
+        }
+        if self.requests.take_reload() {
+            reload.run(machine);
+        }
+    }
+
+    /// Lets go of everything, after a last line of metrics.
+    pub(super) fn finish(self, machine: &Machine) {
+        if let Some(mut metrics) = self.metrics {
+            metrics.write(machine);
         }
     }
 

@@ -4,21 +4,26 @@ mod console;
 mod end;
 mod event_loop;
 mod explain;
+mod metrics;
+mod reload;
 mod signals;
 mod terminal;
 mod trim;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use thiserror::Error;
 
 pub use end::{End, Ending};
 pub use explain::Explanation;
+pub use reload::Reread;
 
 use crate::config::VmConfig;
 use crate::kvm::VcpuError;
 use crate::machine::{Machine, MachineError};
 use event_loop::EventLoop;
+use reload::Reload;
 
 /// Why a machine could not be run.
 #[derive(Debug, Error)]
@@ -32,6 +37,15 @@ pub enum ControlError {
     /// The event loop failed.
     #[error("run the event loop")]
     EventLoop(#[source] event_manager::Error),
+    /// The counters have nowhere to go.
+    #[error("open metrics file {}", path.display())]
+    MetricsFile {
+        /// The path as given.
+        path: PathBuf,
+        /// What the host said.
+        #[source]
+        source: std::io::Error,
+    },
     /// The host refused something the owner needs.
     #[error("{what}")]
     Host {
@@ -52,22 +66,24 @@ pub struct Outcome {
     pub explanation: Option<Explanation>,
 }
 
-/// Builds the machine that `config` describes, runs it to its end and says how it ended.
+/// Builds the machine that `config` describes, runs it to its end and says how it ended. On SIGUSR2
+/// it asks `reread` for a newer configuration.
 ///
 /// # Errors
 /// The machine could not be built or run; a machine that ran and failed is an [`Outcome`].
-pub fn boot(config: &VmConfig) -> Result<Outcome, ControlError> {
+pub fn boot(config: VmConfig, reread: Reread) -> Result<Outcome, ControlError> {
     let ending = Arc::new(Ending::new().map_err(host("create an eventfd"))?);
-    let mut machine = Machine::build(config, &ending)?;
-    let mut events = EventLoop::new(config, &machine, &ending)?;
+    let mut machine = Machine::build(&config, &ending)?;
+    let mut events = EventLoop::new(&config, &machine, &ending)?;
     machine.start()?;
-    let end = match events.run(&machine)? {
+    let mut reload = Reload::new(config, reread);
+    let end = match events.run(&machine, &mut reload)? {
         // The default command line has a kernel that panics restart at once.
         End::Reset if explain::panicked(&machine) => End::Panic,
         end => end,
     };
     let explanation = Explanation::of(&end, &machine);
-    drop(events);
+    events.finish(&machine);
     machine.close_on_exit();
     Ok(Outcome { end, explanation })
 }

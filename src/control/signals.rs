@@ -1,4 +1,5 @@
-//! Signals as events: termination ends the machine, SIGPWR presses its power button.
+//! Signals as events: termination ends the machine, SIGPWR presses its power button, SIGUSR1 asks for
+//! metrics and SIGUSR2 for the configuration to be read again.
 
 // UNSAFETY: the kernel is asked through a pointer how a signal is handled.
 #![expect(unsafe_code)]
@@ -7,9 +8,10 @@ use std::mem::MaybeUninit;
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGXFSZ};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGXFSZ};
 use signal_hook::iterator::backend::SignalDelivery;
 use signal_hook::iterator::exfiltrator::SignalOnly;
 use tracing::error;
@@ -21,11 +23,31 @@ use crate::kvm::IrqLine;
 /// "Power failure": the signal container managers send to have a guest shut down in order.
 const SIGPWR: i32 = 30;
 
+/// What signals asked for, and the event loop does next.
+#[derive(Debug, Default)]
+pub(super) struct Requests {
+    metrics: AtomicBool,
+    reload: AtomicBool,
+}
+
+impl Requests {
+    /// Whether metrics were asked for since the last call.
+    pub(super) fn take_metrics(&self) -> bool {
+        self.metrics.swap(false, Ordering::Relaxed)
+    }
+
+    /// Whether the configuration was to be read again since the last call.
+    pub(super) fn take_reload(&self) -> bool {
+        self.reload.swap(false, Ordering::Relaxed)
+    }
+}
+
 /// Turns the signals of the process into requests to the machine.
 pub(super) struct Signals {
     delivery: SignalDelivery<UnixStream, SignalOnly>,
     ending: Arc<Ending>,
     power_button: Option<Arc<IrqLine>>,
+    requests: Arc<Requests>,
 }
 
 impl Signals {
@@ -36,14 +58,15 @@ impl Signals {
     pub(super) fn new(
         ending: Arc<Ending>,
         power_button: Option<Arc<IrqLine>>,
+        requests: Arc<Requests>,
     ) -> std::io::Result<Self> {
         let (read, write) = UnixStream::pair()?;
         // Whoever starts us with hang-ups or interrupts ignored, as nohup and a shell's `&` do, means
         // it.
         let caught = [SIGHUP, SIGINT, SIGQUIT].into_iter().filter(|&signal| !is_ignored(signal));
-        let caught = caught.chain([SIGTERM, SIGPWR, SIGXFSZ]);
+        let caught = caught.chain([SIGTERM, SIGPWR, SIGXFSZ, SIGUSR1, SIGUSR2]);
         let delivery = SignalDelivery::with_pipe(read, write, SignalOnly, caught)?;
-        Ok(Self { delivery, ending, power_button })
+        Ok(Self { delivery, ending, power_button, requests })
     }
 }
 
@@ -70,6 +93,8 @@ impl MutEventSubscriber for Signals {
         for signal in self.delivery.pending() {
             match signal {
                 SIGPWR => self.power_button.iter().for_each(|button| button.trigger()),
+                SIGUSR1 => self.requests.metrics.store(true, Ordering::Relaxed),
+                SIGUSR2 => self.requests.reload.store(true, Ordering::Relaxed),
                 // A write beyond the limit of file sizes fails as well, and the device says so.
                 SIGXFSZ => {}
                 number => self.ending.set(End::Signal(number)),

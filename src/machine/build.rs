@@ -6,7 +6,7 @@ use kvm_ioctls::VcpuFd;
 
 use super::cmdline::kernel_cmdline;
 use super::host::HostResources;
-use super::{Machine, MachineError, Owner};
+use super::{Device, Machine, MachineError, Owner};
 use crate::arch::{self, BootData, Description, Entry, HostCpu, Placement, layout};
 use crate::config::{Console, VmConfig};
 use crate::devices::console::ConsoleOutput;
@@ -41,7 +41,7 @@ impl Machine {
         let serial = attach_serial(&vm, &mut buses, &console)?;
         attach_power(&mut buses, owner)?;
         let (devices, placements) =
-            attach_virtio(&vm, &mut buses, std::mem::take(&mut host.devices))?;
+            attach_virtio(&vm, &mut buses, config, std::mem::take(&mut host.devices))?;
         let power_button =
             config.acpi.then(|| vm.irq_line(layout::POWER_BUTTON_GSI)).transpose()?.map(Arc::new);
 
@@ -101,16 +101,17 @@ fn attach_power<O: PowerSink + 'static>(
     Ok(())
 }
 
-type Transports = Vec<Arc<Mutex<MmioTransport>>>;
-
 /// Puts each device on the bus, behind its own window, interrupt line and doorbells.
 fn attach_virtio(
     vm: &Vm,
     buses: &mut Buses,
+    config: &VmConfig,
     devices: Vec<Box<dyn VirtioDevice>>,
-) -> Result<(Transports, Vec<Placement>), MachineError> {
-    let (mut transports, mut placements) = (Vec::new(), Vec::new());
+) -> Result<(Vec<Device>, Vec<Placement>), MachineError> {
+    let (mut attached, mut placements) = (Vec::new(), Vec::new());
+    let mut names = config.device_names().into_iter();
     for (index, device) in devices.into_iter().enumerate() {
+        let name = names.next().ok_or(MachineError::TooManyDevices(index))?;
         let place =
             arch::virtio_mmio_placement(index).ok_or(MachineError::TooManyDevices(index))?;
         let signal = Signal::new(Box::new(vm.irq_line(place.gsi)?));
@@ -119,13 +120,14 @@ fn attach_virtio(
         for (queue, kick) in (0..).zip(transport.kicks()) {
             vm.ring(kick, place.base + QUEUE_NOTIFY, queue)?;
         }
-        let transport = Arc::new(Mutex::new(transport));
-        let window = Arc::new(MmioWindow::new(transport.clone()));
+        let device = Device::new(name, transport);
+        device.limit(config)?;
+        let window = Arc::new(MmioWindow::new(device.transport().clone()));
         buses.mmio.insert(place.base, place.size, window)?;
-        transports.push(transport);
+        attached.push(device);
         placements.push(place);
     }
-    Ok((transports, placements))
+    Ok((attached, placements))
 }
 
 /// Fills guest memory with the kernel, the initial RAM disk and what the kernel is told.

@@ -7,6 +7,7 @@ use thiserror::Error;
 use crate::arch::{BootDataError, CpuError, InitrdError, KernelError};
 use crate::bus::BusError;
 use crate::config::FileError;
+use crate::devices::virtio::UpdateError;
 use crate::devices::virtio::block::DiskError;
 use crate::devices::virtio::net::TapError;
 use crate::kvm::VmError;
@@ -77,6 +78,18 @@ pub enum MachineError {
     /// The guest cannot be told what it runs on.
     #[error(transparent)]
     BootData(#[from] BootDataError),
+    /// A limit cannot be set.
+    #[error("limit {device}")]
+    Limit {
+        /// Name of the device.
+        device: String,
+        /// What is wrong.
+        #[source]
+        source: UpdateError,
+    },
+    /// A vCPU has no statistics.
+    #[error("open the statistics of a vCPU for --metrics; they need Linux 5.14")]
+    Stats(#[source] io::Error),
     /// More devices than there are places.
     #[error("no room for virtio device {0}")]
     TooManyDevices(usize),

@@ -2,6 +2,7 @@
 
 mod build;
 mod cmdline;
+mod device;
 mod error;
 mod host;
 
@@ -9,14 +10,14 @@ use std::sync::{Arc, Mutex};
 
 use kvm_ioctls::VcpuFd;
 
+pub use device::{Device, limits, no_limit};
 pub use error::MachineError;
 
 use crate::devices::console::ConsoleOutput;
 use crate::devices::power::PowerSink;
 use crate::devices::serial::SerialPort;
-use crate::devices::virtio::MmioTransport;
 use crate::kvm::{
-    Buses, IrqLine, RunningVcpu, VcpuError, VcpuEvents, Vm, close_after_exit, start_vcpu,
+    Buses, IrqLine, RunningVcpu, VcpuError, VcpuEvents, VcpuStats, Vm, close_after_exit, start_vcpu,
 };
 
 /// Who owns the machine and hears how it ends.
@@ -30,7 +31,7 @@ pub struct Machine {
     running: Vec<RunningVcpu>,
     waiting: Vec<VcpuFd>,
     buses: Arc<Buses>,
-    devices: Vec<Arc<Mutex<MmioTransport>>>,
+    devices: Vec<Device>,
     serial: Arc<Mutex<SerialPort<IrqLine>>>,
     console: Arc<ConsoleOutput>,
     power_button: Option<Arc<IrqLine>>,
@@ -40,7 +41,7 @@ pub struct Machine {
 
 impl Machine {
     /// The virtio devices, in the order the guest finds them.
-    pub fn devices(&self) -> &[Arc<Mutex<MmioTransport>>] {
+    pub fn devices(&self) -> &[Device] {
         &self.devices
     }
 
@@ -57,6 +58,15 @@ impl Machine {
     /// The vCPUs that were started.
     pub fn vcpus(&self) -> &[RunningVcpu] {
         &self.running
+    }
+
+    /// Opens the statistics of the vCPUs that are not running yet.
+    ///
+    /// # Errors
+    /// The kernel has none, or no descriptor is to be had.
+    pub fn vcpu_stats(&self) -> Result<Vec<VcpuStats>, MachineError> {
+        let stats = self.waiting.iter().map(VcpuStats::open).collect::<Result<_, _>>();
+        stats.map_err(MachineError::Stats)
     }
 
     /// Lets the vCPUs run.

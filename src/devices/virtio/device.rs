@@ -158,6 +158,9 @@ pub enum UpdateError {
     /// Devices of this kind have no such property.
     #[error("the device has nothing like that to change")]
     Unsupported,
+    /// The device is working on something that the host does not finish.
+    #[error("the device waits for the host")]
+    Busy,
     /// The host refused.
     #[error("{what}")]
     Host {
