@@ -1,6 +1,6 @@
 # Everything is done by `cargo xtask`; `cargo xtask help` says more.
 
-.PHONY: run test bench doctor shell
+.PHONY: run test bench fuzz doctor shell
 
 # Boot a Linux guest: a shell on a terminal, a scripted visit without one.
 run:
@@ -13,6 +13,11 @@ test:
 # The figures of docs/performance.md.
 bench:
 	cargo xtask bench
+
+# Hostile inputs for T seconds each: queues, registers, devices, configuration.
+T = 60
+fuzz:
+	cargo xtask fuzz --time $(T)
 
 # What this machine offers to vmm, and what it lacks.
 doctor:

@@ -49,20 +49,20 @@ fn read(path: &Path) -> Result<String, ConfigError> {
 }
 
 /// What is wrong in a text and where, counted from 1.
-struct Fault {
+pub(super) struct Fault {
     line: usize,
     column: usize,
     message: String,
 }
 
-fn parse_toml(text: &str) -> Result<PartialConfig, Fault> {
+pub(super) fn parse_toml(text: &str) -> Result<PartialConfig, Fault> {
     toml::from_str(text).map_err(|error| {
         let (line, column) = position(text, error.span().map_or(0, |span| span.start));
         Fault { line, column, message: reworded(error.message()) }
     })
 }
 
-fn parse_json(text: &str) -> Result<PartialConfig, Fault> {
+pub(super) fn parse_json(text: &str) -> Result<PartialConfig, Fault> {
     // The parser would also take an array as the keys' values in order.
     if text.trim_start().starts_with('[') {
         let message = "expected an object of keys and values".to_owned();

@@ -9,6 +9,8 @@
 mod disk;
 mod error;
 mod file;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod key_value;
 mod limit;
 mod load;

@@ -8,6 +8,7 @@ mod command;
 mod debian;
 mod demo;
 mod docs;
+mod fuzz;
 mod host;
 mod icount;
 mod image;
@@ -71,6 +72,13 @@ enum Top {
     ///   cargo xtask bench null memory    only these
     #[command(verbatim_doc_comment)]
     Bench(bench::BenchArgs),
+    /// Feed hostile inputs to queues, registers, devices and the configuration
+    ///
+    /// Needs the nightly compiler, and installs cargo-fuzz. Examples:
+    ///   cargo xtask fuzz                         a minute each
+    ///   cargo xtask fuzz block net --time 600    ten minutes for these
+    #[command(verbatim_doc_comment)]
+    Fuzz(fuzz::FuzzArgs),
     /// Take measurements in the place that is measured
     #[command(hide = true)]
     BenchInside(bench::InsideArgs),
@@ -169,6 +177,7 @@ fn run(command: Top) -> Result<i32> {
             install_packages()?;
             bench::run(&arguments)
         }
+        Top::Fuzz(arguments) => fuzz::run(&arguments).map(|()| 0),
         Top::BenchInside(arguments) => bench::run_inside(arguments).map(|()| 0),
         Top::Kernel(arguments) => {
             packages::ensure(kernel::PACKAGES)?;

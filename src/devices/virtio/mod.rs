@@ -14,7 +14,11 @@ pub mod rng;
 pub mod throttle;
 pub mod window;
 
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 #[cfg(test)]
+mod races;
+#[cfg(any(test, fuzzing))]
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;

@@ -1,6 +1,14 @@
 //! A driver in miniature: it lays out rings in guest memory, drives a device through its
 //! registers, and counts the interrupts it hears. It breaks every rule when told to.
 
+#![cfg_attr(fuzzing, allow(dead_code, reason = "targets use a part of it"))]
+#![allow(
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test fails by a panic"
+)]
+
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -48,6 +56,13 @@ pub(crate) mod reg {
 /// An interrupt line that counts.
 #[derive(Clone, Default)]
 pub(crate) struct Counter(Arc<AtomicUsize>);
+
+impl Counter {
+    /// Interrupts since the last call.
+    pub(crate) fn take(&self) -> usize {
+        self.0.swap(0, Ordering::SeqCst)
+    }
+}
 
 impl Interrupt for Counter {
     fn trigger(&self) {
@@ -153,6 +168,11 @@ impl Driver {
         self.run();
     }
 
+    /// Number of queues.
+    pub(crate) fn queue_count(&self) -> usize {
+        self.queues.len()
+    }
+
     /// Puts all rings back where they belong, for the next start.
     pub(crate) fn reset_rings(&mut self) {
         for (index, ring) in self.queues.iter_mut().enumerate() {
@@ -202,6 +222,11 @@ impl Driver {
         let signal = Signal::new(Box::new(self.interrupts.clone()));
         let idle = MmioTransport::new(Box::new(Rng::new()), self.mem.clone(), signal).unwrap();
         std::mem::replace(&mut self.transport, idle)
+    }
+
+    /// Puts back what [`Driver::take_transport`] gave.
+    pub(crate) fn put_transport(&mut self, transport: MmioTransport) {
+        self.transport = transport;
     }
 
     /// A live queue over the rings of `queue`, for a device without a transport.
@@ -339,7 +364,12 @@ impl Driver {
 
     /// Interrupts since the last call.
     pub(crate) fn interrupts(&self) -> usize {
-        self.interrupts.0.swap(0, Ordering::Relaxed)
+        self.interrupts.take()
+    }
+
+    /// The interrupt line, to be listened to by another thread.
+    pub(crate) fn line(&self) -> Counter {
+        self.interrupts.clone()
     }
 
     pub(crate) fn poke(&self, addr: u64, bytes: &[u8]) {
