@@ -7,108 +7,21 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
-use support::driver::{Outcome, State, place};
 use support::payload::guest;
-use support::ring::{Desc, Ring, chained};
-use support::script::{Script, Slot, Width};
-use support::subject::{BLOCK, BUFFER, DISK, Everything, FILLING, RING, SPARE};
+use support::request::{
+    Asked, DATA, DISCARD, F_DISCARD, F_WRITE_ZEROES, FLUSH, GET_ID, HEADER, IOERR, OK, READ,
+    STATUS, UNSUPP, UNWRITTEN, WRITE, WRITE_ZEROES, ask, header, send,
+};
+use support::ring::Desc;
+use support::script::{Script, Width};
+use support::subject::{BLOCK, DISK, Everything, FILLING};
 use support::vmm::{SOON, Vmm};
 
 const SECTORS: u64 = DISK / 512;
 
-const READ: u32 = 0;
-const WRITE: u32 = 1;
-const FLUSH: u32 = 4;
-const GET_ID: u32 = 8;
-const DISCARD: u32 = 11;
-const WRITE_ZEROES: u32 = 13;
-
-const OK: u8 = 0;
-const IOERR: u8 = 1;
-const UNSUPP: u8 = 2;
-/// What is in the status byte before the device writes it.
-const UNWRITTEN: u8 = 0xee;
-
-const F_DISCARD: u64 = 1 << 13;
-const F_WRITE_ZEROES: u64 = 1 << 14;
-const F_FLUSH: u64 = 1 << 9;
-
-/// Where the parts of a request lie.
-const HEADER: u64 = BUFFER;
-const STATUS: u64 = BUFFER + 0x800;
-const DATA: u64 = SPARE;
-
-fn header(kind: u32, sector: u64) -> Vec<u8> {
-    [&kind.to_le_bytes()[..], &[0; 4], &sector.to_le_bytes()].concat()
-}
-
 /// A segment of a discard or write-zeroes request.
 fn segment(sector: u64, sectors: u32, flags: u32) -> Vec<u8> {
     [&sector.to_le_bytes()[..], &sectors.to_le_bytes(), &flags.to_le_bytes()].concat()
-}
-
-/// What was asked, and where the answer is.
-struct Asked {
-    what: String,
-    outcome: Outcome,
-    status: Slot,
-}
-
-/// What the device answered.
-struct Answer {
-    state: State,
-    status: u8,
-}
-
-impl Asked {
-    fn answer(&self, output: &[u8]) -> Answer {
-        let status = self.status.number(output) as u8;
-        Answer { state: self.outcome.state(output), status }
-    }
-
-    #[track_caller]
-    fn expect(&self, output: &[u8], status: u8) {
-        let answer = self.answer(output);
-        answer.state.expect_returned(1, &self.what);
-        assert_eq!(answer.status, status, "{}: {:x?}", self.what, answer.state);
-    }
-
-    #[track_caller]
-    fn expect_broken(&self, output: &[u8]) {
-        self.answer(output).state.expect_broken(&self.what);
-    }
-}
-
-/// Sends the chain of `parts` with `head` as header; the status byte is at [`STATUS`].
-fn send(
-    script: &mut Script,
-    features: u64,
-    what: impl Into<String>,
-    head: &[u8],
-    parts: &[Desc],
-) -> Asked {
-    let ring = Ring::at(RING, 64);
-    script.copy(HEADER, head);
-    script.fill(STATUS, 8, u64::from_le_bytes([UNWRITTEN; 8]));
-    place(script, &ring.contents().descriptors(0, &chained(parts)).available(&[0]));
-    BLOCK.start(script, features, &ring);
-    BLOCK.kick(script);
-    let outcome = BLOCK.device.settle(script, &ring, 1);
-    Asked { what: what.into(), outcome, status: script.read(Width::B1, STATUS) }
-}
-
-/// A request as drivers send it, with one data buffer of `len` bytes where it has data.
-fn ask(script: &mut Script, kind: u32, sector: u64, len: u32) -> Asked {
-    let data = match kind {
-        READ | GET_ID => Desc::writable(DATA, len),
-        _ => Desc::readable(DATA, len),
-    };
-    let mut parts = vec![Desc::readable(HEADER, 16), data, Desc::writable(STATUS, 1)];
-    if len == 0 {
-        parts.remove(1);
-    }
-    let what = format!("type {kind} at {sector:#x}, {len} bytes");
-    send(script, F_FLUSH, what, &header(kind, sector), &parts)
 }
 
 /// A discard or write-zeroes request of `segments`.

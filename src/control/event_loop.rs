@@ -12,8 +12,9 @@ use super::reload::Reload;
 use super::signals::{Requests, Signals};
 use super::trim::give_back_memory;
 use super::{ControlError, host};
+use crate::bus::lock;
 use crate::config::{Console, VmConfig};
-use crate::devices::virtio::DeviceEvents;
+use crate::devices::virtio::{DeviceEvents, DeviceThreads};
 use crate::machine::Machine;
 
 /// How long nothing happens before the vCPUs are asked whether they sleep for good.
@@ -25,6 +26,8 @@ pub(super) struct EventLoop {
     ending: Arc<Ending>,
     requests: Arc<Requests>,
     metrics: Option<Metrics>,
+    /// Declared after the subscribers, which are done with it when it ends the threads.
+    _threads: DeviceThreads,
     /// Once, when nothing is urgent any more.
     trim: Once,
 }
@@ -42,8 +45,14 @@ impl EventLoop {
         let signals = Signals::new(ending.clone(), machine.power_button(), requests.clone());
         let signals = signals.map_err(host("catch signals"))?;
         events.add_subscriber(Box::new(signals));
-        for device in machine.devices() {
-            events.add_subscriber(Box::new(DeviceEvents::new(device.transport().clone())));
+        let threads = DeviceThreads::new().map_err(host("create an eventfd"))?;
+        for (index, device) in machine.devices().iter().enumerate() {
+            let transport = device.transport();
+            let thread = lock(transport).thread_name().map(|name| format!("{name}{index}"));
+            events.add_subscriber(match thread {
+                Some(name) => Box::new(threads.serve(transport, name)),
+                None => Box::new(DeviceEvents::new(transport.clone())),
+            });
         }
         if config.console == Console::Serial {
             let console = ConsoleEvents::new(machine, ending.clone());
@@ -51,7 +60,8 @@ impl EventLoop {
         }
         let metrics =
             config.metrics.as_deref().map(|path| Metrics::open(path, machine)).transpose()?;
-        Ok(Self { events, ending: ending.clone(), requests, metrics, trim: Once::new() })
+        let ending = ending.clone();
+        Ok(Self { events, ending, requests, metrics, _threads: threads, trim: Once::new() })
     }
 
     /// Runs until the machine ends.

@@ -1,7 +1,8 @@
 //! Signals as events: termination ends the machine, SIGPWR presses its power button, SIGUSR1 asks for
 //! metrics and SIGUSR2 for the configuration to be read again.
 
-// UNSAFETY: the kernel is asked through a pointer how a signal is handled.
+// UNSAFETY: the kernel is asked through a pointer how a signal is handled, and a signal handler is
+// installed.
 #![expect(unsafe_code)]
 
 use std::mem::MaybeUninit;
@@ -14,9 +15,11 @@ use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGXFSZ};
 use signal_hook::iterator::backend::SignalDelivery;
 use signal_hook::iterator::exfiltrator::SignalOnly;
+use signal_hook::low_level;
 use tracing::error;
 
 use super::end::{End, Ending};
+use super::terminal;
 use crate::bus::Interrupt;
 use crate::kvm::IrqLine;
 
@@ -63,11 +66,32 @@ impl Signals {
         let (read, write) = UnixStream::pair()?;
         // Whoever starts us with hang-ups or interrupts ignored, as nohup and a shell's `&` do, means
         // it.
-        let caught = [SIGHUP, SIGINT, SIGQUIT].into_iter().filter(|&signal| !is_ignored(signal));
-        let caught = caught.chain([SIGTERM, SIGPWR, SIGXFSZ, SIGUSR1, SIGUSR2]);
+        let ends = [SIGHUP, SIGINT, SIGQUIT].into_iter().filter(|&signal| !is_ignored(signal));
+        let ends: Vec<i32> = ends.chain([SIGTERM]).collect();
+        end_at_once_when_repeated(&ends)?;
+        let caught = ends.into_iter().chain([SIGPWR, SIGXFSZ, SIGUSR1, SIGUSR2]);
         let delivery = SignalDelivery::with_pipe(read, write, SignalOnly, caught)?;
         Ok(Self { delivery, ending, power_button, requests })
     }
+}
+
+/// Has the second of `signals` end the process there and then: whoever repeats himself does not want
+/// to wait for what an orderly end waits for.
+fn end_at_once_when_repeated(signals: &[i32]) -> std::io::Result<()> {
+    let asked = Arc::new(AtomicBool::new(false));
+    for &signal in signals {
+        let asked = asked.clone();
+        let end = move || {
+            if asked.swap(true, Ordering::SeqCst) {
+                terminal::restore_in_handler();
+                low_level::exit(signal.saturating_add(128));
+            }
+        };
+        // SAFETY: the handler swaps an atomic, and makes the system calls tcgetpgrp, tcsetattr and
+        // _exit, all of which may be made in a handler; it neither allocates nor waits for a lock.
+        unsafe { low_level::register(signal, end)? };
+    }
+    Ok(())
 }
 
 /// Whether the process was started with `signal` ignored (sigaction(2)).

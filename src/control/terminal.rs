@@ -40,7 +40,8 @@ impl RawTerminal {
 /// from it would stop this process, and the guest with it.
 pub(super) fn in_background() -> bool {
     // Fails for what is no terminal of this session, which stops nobody.
-    tcgetpgrp(stdin()).is_ok_and(|foreground| foreground != rustix::process::getpgrp())
+    tcgetpgrp(rustix::stdio::stdin())
+        .is_ok_and(|foreground| foreground != rustix::process::getpgrp())
 }
 
 impl Drop for RawTerminal {
@@ -56,6 +57,16 @@ fn restore(input: &Stdin) {
     {
         // What cannot be restored is a terminal that is gone.
         let _ = tcsetattr(input, OptionalActions::Now, &before);
+    }
+}
+
+/// As dropping the guard, for a signal handler: it does not wait for whoever is at it already.
+pub(super) fn restore_in_handler() {
+    let Ok(saved) = SAVED.try_lock() else { return };
+    if let Some(before) = &*saved
+        && !in_background()
+    {
+        let _ = tcsetattr(rustix::stdio::stdin(), OptionalActions::Now, before);
     }
 }
 

@@ -5,8 +5,10 @@
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Once};
 use std::thread::{Builder, JoinHandle};
+use std::time::Instant;
 
 use kvm_bindings::{KVM_EXIT_HLT, KVM_EXIT_SHUTDOWN};
 use kvm_ioctls::{VcpuExit, VcpuFd};
@@ -86,7 +88,9 @@ unsafe impl Sync for Shared {}
 
 /// A vCPU on its thread.
 pub struct RunningVcpu {
-    thread: JoinHandle<VcpuFd>,
+    thread: JoinHandle<()>,
+    /// Where the thread leaves the vCPU when it ends.
+    ended: Receiver<VcpuFd>,
     shared: Arc<Shared>,
 }
 
@@ -109,16 +113,18 @@ pub fn start_vcpu(
         immediate_exit: immediate_exit(&mut fd),
     });
     let mut vcpu = Vcpu { fd, run_size, buses, events, shared: shared.clone() };
+    let (leave, ended) = channel();
     let thread = Builder::new()
         .name(format!("vcpu{index}"))
         .stack_size(STACK_SIZE)
         .spawn(move || {
             let end = vcpu.run();
             vcpu.events.ended(index, end);
-            vcpu.fd
+            // Nobody waits for a vCPU that took too long to stop.
+            let _ = leave.send(vcpu.fd);
         })
         .map_err(|source| VcpuError::Thread { index, source })?;
-    Ok(RunningVcpu { thread, shared })
+    Ok(RunningVcpu { thread, ended, shared })
 }
 
 /// Lets [`SIGRTMIN`] interrupt KVM_RUN instead of ending the process.
@@ -151,11 +157,16 @@ impl RunningVcpu {
         self.shared.asleep_forever.load(Ordering::Acquire)
     }
 
-    /// Stops the vCPU, waits for its thread and returns its descriptor.
-    pub fn stop(self) -> Option<VcpuFd> {
+    /// Asks the vCPU to stop.
+    pub fn stop(&self) {
         self.shared.stop.store(true, Ordering::SeqCst);
         self.interrupt();
-        self.thread.join().ok()
+    }
+
+    /// Waits until the vCPU has stopped and returns its descriptor; `None` when it has not by
+    /// `deadline`, because the device it is at waits for a host that does not answer.
+    pub fn wait(self, deadline: Instant) -> Option<VcpuFd> {
+        self.ended.recv_timeout(deadline.saturating_duration_since(Instant::now())).ok()
     }
 
     /// Makes the vCPU leave the guest, whether it is inside KVM_RUN or about to enter.
@@ -163,8 +174,8 @@ impl RunningVcpu {
         if self.thread.is_finished() {
             return;
         }
-        // SAFETY: the thread returns the vCPU through its join handle, which `self` still owns:
-        // the vCPU exists.
+        // SAFETY: the vCPU is with its thread, or on the way to the receiver that `self` owns: it
+        // exists.
         unsafe { set_immediate_exit(self.shared.immediate_exit, 1) };
         // Fails only when the thread has just ended.
         let _ = self.thread.kill(SIGRTMIN());

@@ -7,6 +7,7 @@ mod error;
 mod host;
 
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use kvm_ioctls::VcpuFd;
 
@@ -19,6 +20,10 @@ use crate::devices::serial::SerialPort;
 use crate::kvm::{
     Buses, IrqLine, RunningVcpu, VcpuError, VcpuEvents, VcpuStats, Vm, close_after_exit, start_vcpu,
 };
+
+/// How long the end of a machine waits for its vCPUs. One that is at a device whose host does not
+/// answer is left to the end of the process.
+const PATIENCE: Duration = Duration::from_millis(500);
 
 /// Who owns the machine and hears how it ends.
 pub trait Owner: PowerSink + VcpuEvents {}
@@ -97,7 +102,9 @@ impl Machine {
     }
 
     fn stop(&mut self) -> Vec<VcpuFd> {
-        let stopped = self.running.drain(..).filter_map(RunningVcpu::stop);
+        self.running.iter().for_each(RunningVcpu::stop);
+        let deadline = Instant::now() + PATIENCE;
+        let stopped = self.running.drain(..).filter_map(|vcpu| vcpu.wait(deadline));
         stopped.chain(self.waiting.drain(..)).collect()
     }
 }

@@ -10,8 +10,10 @@
 
 pub mod case;
 pub mod driver;
+pub mod fuse;
 pub mod payload;
 pub mod process;
+pub mod request;
 pub mod ring;
 pub mod script;
 pub mod subject;

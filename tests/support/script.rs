@@ -90,6 +90,11 @@ impl Slot {
         })
     }
 
+    /// How many bytes the guest has sent when it has sent this result.
+    pub fn end(&self) -> usize {
+        self.0.end
+    }
+
     /// The number it is, little endian.
     pub fn number(&self, output: &[u8]) -> u64 {
         self.bytes(output).iter().rev().fold(0, |number, byte| number << 8 | u64::from(*byte))

@@ -34,7 +34,7 @@ pub struct Subject {
     pub queue_size: u16,
     /// Bytes the device writes to the buffers of the request.
     pub writes: u32,
-    request: fn() -> Vec<Desc>,
+    pub request: fn() -> Vec<Desc>,
 }
 
 pub const BLOCK: Subject = Subject {

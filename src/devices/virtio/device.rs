@@ -201,6 +201,12 @@ pub trait VirtioDevice: Send {
         Err(UpdateError::Unsupported)
     }
 
+    /// What the thread is called that serves the device, for a device whose work may wait for the
+    /// host longer than others should wait for theirs; `None` when the event loop serves it.
+    fn thread_name(&self) -> Option<&'static str> {
+        None
+    }
+
     /// Takes the queues; from here on chains are processed.
     fn activate(&mut self, activation: Activation);
 

@@ -117,6 +117,11 @@ impl MmioTransport {
         DeviceMetrics::new(self.signal.clone(), self.throttles.clone(), self.device.counters())
     }
 
+    /// As [`VirtioDevice::thread_name`].
+    pub fn thread_name(&self) -> Option<&'static str> {
+        self.device.thread_name()
+    }
+
     /// Lists the descriptors the device waits for: none unless the driver is running.
     pub fn backend_fds(&mut self, wanted: &mut Vec<BackendFd>) {
         wanted.clear();

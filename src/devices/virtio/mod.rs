@@ -11,6 +11,7 @@ pub mod mmio;
 pub mod net;
 pub mod queue;
 pub mod rng;
+pub mod thread;
 pub mod throttle;
 pub mod window;
 
@@ -29,5 +30,6 @@ pub use device::{
 pub use events::DeviceEvents;
 pub use metrics::DeviceMetrics;
 pub use mmio::MmioTransport;
+pub use thread::DeviceThreads;
 pub use throttle::Direction;
 pub use window::MmioWindow;

@@ -85,6 +85,10 @@ pub struct Incomplete {
     pub source: Errno,
 }
 
+/// How often a transfer that comes no further is tried again, because it was interrupted or the host
+/// has no room for it just now: a file system in user space may say so for ever.
+const TRIES: u32 = 100;
+
 /// The host's file system has no such operation.
 const CANNOT: Errno = Errno::OPNOTSUPP;
 /// A block device wants ranges of its own, larger sectors.
@@ -283,21 +287,14 @@ fn read_fully(
     offset: u64,
     mut read: impl FnMut(&mut [IoSliceMut<'_>], u64) -> Result<usize, Errno>,
 ) -> Result<u64, Incomplete> {
-    let mut done = 0u64;
+    let mut transfer = Transfer::default();
     while !bufs.is_empty() {
         let count = bufs.len().min(MAX_IOVECS);
         let batch = bufs.get_mut(..count).unwrap_or_default();
-        match read(batch, offset.saturating_add(done)) {
-            Ok(0) => return Err(Incomplete { done, source: Errno::IO }),
-            Ok(n) => {
-                IoSliceMut::advance_slices(&mut bufs, n);
-                done += u64::try_from(n).unwrap_or(0);
-            }
-            Err(Errno::INTR) => {}
-            Err(source) => return Err(Incomplete { done, source }),
-        }
+        let moved = transfer.advance(read(batch, offset.saturating_add(transfer.done)))?;
+        IoSliceMut::advance_slices(&mut bufs, moved);
     }
-    Ok(done)
+    Ok(transfer.done)
 }
 
 fn write_fully(
@@ -305,20 +302,41 @@ fn write_fully(
     offset: u64,
     mut write: impl FnMut(&[IoSlice<'_>], u64) -> Result<usize, Errno>,
 ) -> Result<u64, Incomplete> {
-    let mut done = 0u64;
+    let mut transfer = Transfer::default();
     while !bufs.is_empty() {
         let batch = bufs.get(..bufs.len().min(MAX_IOVECS)).unwrap_or_default();
-        match write(batch, offset.saturating_add(done)) {
-            Ok(0) => return Err(Incomplete { done, source: Errno::IO }),
-            Ok(n) => {
-                IoSlice::advance_slices(&mut bufs, n);
-                done += u64::try_from(n).unwrap_or(0);
-            }
-            Err(Errno::INTR) => {}
-            Err(source) => return Err(Incomplete { done, source }),
-        }
+        let moved = transfer.advance(write(batch, offset.saturating_add(transfer.done)))?;
+        IoSlice::advance_slices(&mut bufs, moved);
     }
-    Ok(done)
+    Ok(transfer.done)
+}
+
+/// How far a transfer came.
+#[derive(Debug, Default)]
+struct Transfer {
+    done: u64,
+    /// Tries in a row that moved nothing.
+    vain: u32,
+}
+
+impl Transfer {
+    /// Takes note of what one try came to; how many bytes it moved.
+    fn advance(&mut self, tried: Result<usize, Errno>) -> Result<usize, Incomplete> {
+        let source = match tried {
+            Ok(0) => Errno::IO,
+            Ok(moved) => {
+                self.done += u64::try_from(moved).unwrap_or(0);
+                self.vain = 0;
+                return Ok(moved);
+            }
+            Err(Errno::INTR | Errno::AGAIN) if self.vain < TRIES => {
+                self.vain += 1;
+                return Ok(0);
+            }
+            Err(source) => source,
+        };
+        Err(Incomplete { done: self.done, source })
+    }
 }
 
 #[cfg(test)]

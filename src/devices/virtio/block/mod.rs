@@ -89,6 +89,10 @@ impl VirtioDevice for Block {
         read_config_bytes(&self.config, offset, data);
     }
 
+    fn thread_name(&self) -> Option<&'static str> {
+        Some("disk")
+    }
+
     fn activate(&mut self, activation: Activation) {
         self.executor.negotiate(activation.features);
         self.active = Some(activation);

@@ -195,7 +195,10 @@ fn short_writes_and_interruptions_are_continued_and_errors_tell_what_was_done() 
     let failed = |done, source| Err(Incomplete { done, source });
     assert_eq!(write(vec![Ok(10), Err(Errno::NOSPC)]), failed(10, Errno::NOSPC));
     assert_eq!(write(vec![Ok(10), Ok(0)]), failed(10, Errno::IO));
-    assert_eq!(write(vec![Err(Errno::AGAIN)]), failed(0, Errno::AGAIN));
+    assert_eq!(write(vec![Err(Errno::AGAIN), Ok(1000)]), Ok(1000));
+    let vain = |n| [vec![Err(Errno::AGAIN); n], vec![Ok(1000)]].concat();
+    assert_eq!(write(vain(100)), Ok(1000));
+    assert_eq!(write(vain(101)), failed(0, Errno::AGAIN));
 }
 
 #[test]

@@ -1,0 +1,264 @@
+//! Disks that hang, fail, shrink or move less than they were asked for.
+#![allow(clippy::unwrap_used, reason = "a test fails by a panic")]
+
+mod support;
+
+use std::time::{Duration, Instant};
+
+use rustix::io::Errno;
+use rustix::process::Signal;
+
+use support::driver::{Device, reg};
+use support::fuse::{Faults, Fuse};
+use support::request::{
+    Asked, DATA, F_FLUSH, FLUSH, HEADER, IOERR, OK, READ, STATUS, WRITE, ask, header, post,
+};
+use support::ring::{Desc, Ring};
+use support::script::{Script, Slot, Width};
+use support::subject::{BLOCK, DISK, Everything, FILLING, RNG, Subject};
+use support::vmm::{Running, Vmm};
+
+/// How long a machine with a hung disk may take to end.
+const AT_MOST: Duration = Duration::from_secs(1);
+/// A queue at another place than the one of the request that works.
+const OTHER_RING: u64 = 0x60_0000;
+
+fn image() -> Vec<u8> {
+    vec![FILLING; DISK as usize]
+}
+
+fn bad(sector: u64, errno: Errno) -> Faults {
+    Faults {
+        bad: Some((sector * 512..(sector + 1) * 512, errno)),
+        uncached: true,
+        ..Faults::default()
+    }
+}
+
+/// The entropy device of a machine without a network.
+fn rng() -> Subject {
+    Subject { device: Device::nth(1), ..RNG }
+}
+
+/// Asks for the first sector and does not wait.
+fn read_and_go_on(script: &mut Script) {
+    let parts = [Desc::readable(HEADER, 16), Desc::writable(DATA, 512), Desc::writable(STATUS, 1)];
+    post(script, F_FLUSH, &Ring::at(OTHER_RING, 64), &header(READ, 0), &parts);
+}
+
+/// A machine whose guest performs `build` after a read that hangs.
+fn hung<T>(build: impl FnOnce(&mut Script) -> T) -> (Fuse, Running, T) {
+    let fuse = Fuse::new(image(), Faults { hang: Some(0..DISK), ..Faults::default() });
+    let mut script = Script::new();
+    read_and_go_on(&mut script);
+    script.pause();
+    let built = build(&mut script);
+    let vmm = Vmm::evil(&script.then_reset()).disk(&fuse.path(), "");
+    let mut running = fuse.spawn(vmm);
+    fuse.wait_for_hanging(1);
+    running.type_in(b"\n");
+    (fuse, running, built)
+}
+
+/// What the guest got to do, in the end, by being killed.
+#[track_caller]
+fn terminate_in_time(running: Running) -> Vec<u8> {
+    let asked = Instant::now();
+    let end = running.terminate();
+    assert!(asked.elapsed() < AT_MOST, "SIGTERM took {:?}", asked.elapsed());
+    end.stdout
+}
+
+/// B13: the other devices and the console are served, and the machine ends when told to.
+#[test]
+fn disk_that_hangs_delays_neither_other_devices_nor_the_end() {
+    let (_fuse, mut running, (works, typed)) = hung(|script| {
+        let works = rng().works(script);
+        let typed = script.input();
+        script.pause();
+        (works, typed)
+    });
+    running.type_in(b"x");
+    running.wait_for_output(typed.end());
+    let output = terminate_in_time(running);
+    works.expect(&output, "a read that hangs");
+    assert_eq!(typed.number(&output), u64::from(b'x'));
+}
+
+/// B13: a guest that powers off while its disk hangs is gone at once, with its own status.
+#[test]
+fn guest_with_a_hung_disk_can_end_itself() {
+    let (_fuse, mut running, paused) = hung(|script| {
+        script.pause();
+        script.results()
+    });
+    running.wait_for_output(paused - 1);
+    let asked = Instant::now();
+    running.type_in(b"\n");
+    running.finish().expect(0);
+    assert!(asked.elapsed() < AT_MOST, "the end took {:?}", asked.elapsed());
+}
+
+/// A machine whose vCPU waits for the registers of the hung disk.
+fn stuck() -> (Fuse, Running) {
+    let (fuse, mut running, before) = hung(|script| {
+        script.pause();
+        let before = script.results() - 1;
+        script.read(Width::B4, BLOCK.device.register(reg::STATUS));
+        script.pause();
+        before
+    });
+    running.wait_for_output(before);
+    running.type_in(b"\n");
+    std::thread::sleep(Duration::from_millis(50));
+    (fuse, running)
+}
+
+/// B13: not even a vCPU that waits for the hung disk delays the end.
+#[test]
+fn vcpu_that_waits_for_a_hung_disk_does_not_delay_the_end() {
+    let (_fuse, running) = stuck();
+    terminate_in_time(running);
+}
+
+/// B13: an orderly end waits half a second for such a vCPU; a second signal does not. On a busy
+/// host one attempt may come late.
+#[test]
+fn second_signal_ends_the_machine_at_once() {
+    let soon = (0..5).any(|_| {
+        let (_fuse, running) = stuck();
+        running.signal(Signal::TERM);
+        std::thread::sleep(Duration::from_millis(100));
+        let asked = Instant::now();
+        running.signal(Signal::INT);
+        let code = running.finish().code();
+        // The first ended it when it was that late.
+        assert!([130, 143].contains(&code), "{code}");
+        code == 130 && asked.elapsed() < Duration::from_millis(200)
+    });
+    assert!(soon);
+}
+
+/// Runs what `build` adds on a disk with `faults`, and has `check` look at it.
+fn on_faulty<T>(
+    faults: Faults,
+    build: impl FnOnce(&mut Script) -> T,
+    check: impl FnOnce(T, &[u8], &Fuse),
+) {
+    let fuse = Fuse::new(image(), faults);
+    let mut script = Script::new();
+    let built = build(&mut script);
+    let works = BLOCK.works(&mut script);
+    let vmm = Vmm::evil(&script.then_reset()).disk(&fuse.path(), "");
+    let end = fuse.spawn(vmm).finish().expect(0);
+    check(built, &end.stdout, &fuse);
+    works.expect(&end.stdout, "the faults");
+}
+
+/// B9: what the host cannot do fails alone; what is beside it does not.
+#[test]
+fn sector_the_host_cannot_serve_fails_alone() {
+    for errno in [Errno::IO, Errno::NOSPC, Errno::DQUOT, Errno::NOMEM] {
+        let build = |script: &mut Script| {
+            let asked = |script: &mut Script, kind, sector| ask(script, kind, sector, 512);
+            [READ, WRITE].map(|kind| [6, 7, 8].map(|sector| asked(script, kind, sector)))
+        };
+        on_faulty(bad(7, errno), build, |asked: [[Asked; 3]; 2], output, fuse| {
+            for [before, at, behind] in &asked {
+                before.expect(output, OK);
+                at.expect(output, IOERR);
+                behind.expect(output, OK);
+            }
+            assert!(fuse.with(|state| state.image[7 * 512..8 * 512] == image()[..512]));
+        });
+    }
+}
+
+/// B9: a limit of the size of files fails the write, and the signal that comes with it ends nothing.
+#[test]
+fn write_beyond_the_file_size_limit_fails_and_the_machine_lives() {
+    let everything = Everything::new();
+    let mut script = Script::new();
+    let asked = [0, 100, 1].map(|sector| ask(&mut script, WRITE, sector, 512));
+    let works = BLOCK.works(&mut script);
+    let vmm = Vmm::evil(&script.then_reset()).disk(everything.disk.path(), "");
+    let end = vmm.by(["prlimit", "--fsize=4096", "--"]).run().expect(0);
+    let [inside, beyond, again] = &asked;
+    inside.expect(&end.stdout, OK);
+    beyond.expect(&end.stdout, IOERR);
+    again.expect(&end.stdout, OK);
+    works.expect(&end.stdout, "the limit");
+}
+
+/// B10: a host that moves a part at a time, or is interrupted, is asked again.
+#[test]
+fn short_and_interrupted_transfers_are_completed() {
+    let contents: Vec<u8> = (0..8192u32).map(|n| (n * 7 % 251) as u8).collect();
+    let interrupted = |errno| Faults { fail_next: Some((20, errno)), ..Faults::default() };
+    let short = Faults { short: Some(700), ..Faults::default() };
+    for faults in [short, interrupted(Errno::INTR), interrupted(Errno::AGAIN)] {
+        let build = |script: &mut Script| {
+            script.copy(DATA, &contents);
+            let written = ask(script, WRITE, 3, 8192);
+            script.fill(DATA, 8192, 0);
+            (written, ask(script, READ, 3, 8192), script.dump(DATA, 1024))
+        };
+        let check = |(written, read, data): (Asked, Asked, Slot), output: &[u8], _: &Fuse| {
+            written.expect(output, OK);
+            read.expect(output, OK);
+            assert!(data.bytes(output) == contents);
+        };
+        on_faulty(Faults { uncached: true, ..faults }, build, check);
+    }
+}
+
+/// B10: a host that is interrupted for ever is not asked for ever.
+#[test]
+fn transfer_that_is_interrupted_for_ever_fails() {
+    let faults =
+        Faults { fail_next: Some((1000, Errno::INTR)), uncached: true, ..Faults::default() };
+    let build = |script: &mut Script| -> Vec<Asked> {
+        (0..12).map(|_| ask(script, READ, 0, 512)).collect()
+    };
+    on_faulty(faults, build, |asked, output, _| {
+        let (first, last) = (asked.first().unwrap(), asked.last().unwrap());
+        first.expect(output, IOERR);
+        last.expect(output, OK);
+    });
+}
+
+/// B11: writes that were lost once stay lost, whatever the host says later.
+#[test]
+fn failed_sync_is_never_reported_as_success_later() {
+    let faults = Faults { fail_syncs: 1, uncached: true, ..Faults::default() };
+    let build = |script: &mut Script| {
+        let written = ask(script, WRITE, 5, 512);
+        (written, [(); 3].map(|()| ask(script, FLUSH, 0, 0)))
+    };
+    on_faulty(faults, build, |(written, flushed), output, fuse| {
+        written.expect(output, OK);
+        flushed.iter().for_each(|asked| asked.expect(output, IOERR));
+        assert_eq!(fuse.with(|state| state.syncs), 1, "the host was asked again");
+    });
+}
+
+/// B8: an image that is cut off under a running machine fails what lies past its end.
+#[test]
+fn image_cut_off_under_the_machine_fails_reads_and_ends_nothing() {
+    let everything = Everything::new();
+    let mut script = Script::new();
+    let before = ask(&mut script, READ, 100, 512);
+    script.pause();
+    let after = [ask(&mut script, READ, 100, 512), ask(&mut script, READ, 3, 512)];
+    let works = BLOCK.works(&mut script);
+    let vmm = Vmm::evil(&script.then_reset()).disk(everything.disk.path(), "");
+    let mut running = vmm.spawn();
+    running.wait_for_output(1);
+    everything.disk.as_file().set_len(8192).unwrap();
+    running.type_in(b"\n");
+    let output = running.finish().expect(0).stdout;
+    before.expect(&output, OK);
+    after[0].expect(&output, IOERR);
+    after[1].expect(&output, OK);
+    works.expect(&output, "the cut");
+}
