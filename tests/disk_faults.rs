@@ -8,16 +8,20 @@ use std::time::{Duration, Instant};
 use rustix::io::Errno;
 use rustix::process::Signal;
 
-use support::driver::{Device, reg};
+use support::driver::{Device, place};
 use support::fuse::{Faults, Fuse};
 use support::request::{
     Asked, DATA, F_FLUSH, FLUSH, HEADER, IOERR, OK, READ, STATUS, WRITE, ask, header, post,
 };
-use support::ring::{Desc, Ring};
+use support::ring::{Desc, Ring, chained};
 use support::script::{Script, Slot, Width};
 use support::subject::{BLOCK, DISK, Everything, FILLING, RNG, Subject};
-use support::vmm::{Running, Vmm};
+use support::vmm::{Finished, Running, Vmm};
 
+/// The ways to move data, as options of a disk. The second is not used right on a FUSE file system,
+/// but below an overlay.
+const ENGINES: [&str; 2] = [",engine=sync", IO_URING];
+const IO_URING: &str = ",engine=io_uring,readonly=on";
 /// How long a machine with a hung disk may take to end.
 const AT_MOST: Duration = Duration::from_secs(1);
 /// A queue at another place than the one of the request that works.
@@ -40,20 +44,25 @@ fn rng() -> Subject {
     Subject { device: Device::nth(1), ..RNG }
 }
 
+/// A read of a sector.
+fn parts() -> [Desc; 3] {
+    [Desc::readable(HEADER, 16), Desc::writable(DATA, 512), Desc::writable(STATUS, 1)]
+}
+
 /// Asks for the first sector and does not wait.
 fn read_and_go_on(script: &mut Script) {
-    let parts = [Desc::readable(HEADER, 16), Desc::writable(DATA, 512), Desc::writable(STATUS, 1)];
-    post(script, F_FLUSH, &Ring::at(OTHER_RING, 64), &header(READ, 0), &parts);
+    post(script, F_FLUSH, &Ring::at(OTHER_RING, 64), &header(READ, 0), &parts());
 }
 
 /// A machine whose guest performs `build` after a read that hangs.
-fn hung<T>(build: impl FnOnce(&mut Script) -> T) -> (Fuse, Running, T) {
+fn hung<T>(engine: &str, build: impl FnOnce(&mut Script) -> T) -> (Fuse, Running, T) {
     let fuse = Fuse::new(image(), Faults { hang: Some(0..DISK), ..Faults::default() });
+    let fuse = if engine == IO_URING { fuse.below_overlay() } else { fuse };
     let mut script = Script::new();
     read_and_go_on(&mut script);
     script.pause();
     let built = build(&mut script);
-    let vmm = Vmm::evil(&script.then_reset()).disk(&fuse.path(), "");
+    let vmm = Vmm::evil(&script.then_reset()).disk(&fuse.path(), engine);
     let mut running = fuse.spawn(vmm);
     fuse.wait_for_hanging(1);
     running.type_in(b"\n");
@@ -72,39 +81,44 @@ fn terminate_in_time(running: Running) -> Vec<u8> {
 /// B13: the other devices and the console are served, and the machine ends when told to.
 #[test]
 fn disk_that_hangs_delays_neither_other_devices_nor_the_end() {
-    let (_fuse, mut running, (works, typed)) = hung(|script| {
-        let works = rng().works(script);
-        let typed = script.input();
-        script.pause();
-        (works, typed)
-    });
-    running.type_in(b"x");
-    running.wait_for_output(typed.end());
-    let output = terminate_in_time(running);
-    works.expect(&output, "a read that hangs");
-    assert_eq!(typed.number(&output), u64::from(b'x'));
+    for engine in ENGINES {
+        let (_fuse, mut running, (works, typed)) = hung(engine, |script| {
+            let works = rng().works(script);
+            let typed = script.input();
+            script.pause();
+            (works, typed)
+        });
+        running.type_in(b"x");
+        running.wait_for_output(typed.end());
+        let output = terminate_in_time(running);
+        works.expect(&output, "a read that hangs");
+        assert_eq!(typed.number(&output), u64::from(b'x'));
+    }
 }
 
 /// B13: a guest that powers off while its disk hangs is gone at once, with its own status.
 #[test]
 fn guest_with_a_hung_disk_can_end_itself() {
-    let (_fuse, mut running, paused) = hung(|script| {
-        script.pause();
-        script.results()
-    });
-    running.wait_for_output(paused - 1);
-    let asked = Instant::now();
-    running.type_in(b"\n");
-    running.finish().expect(0);
-    assert!(asked.elapsed() < AT_MOST, "the end took {:?}", asked.elapsed());
+    for engine in ENGINES {
+        let (_fuse, mut running, paused) = hung(engine, |script| {
+            script.pause();
+            script.results()
+        });
+        running.wait_for_output(paused - 1);
+        let asked = Instant::now();
+        running.type_in(b"\n");
+        running.finish().expect(0);
+        assert!(asked.elapsed() < AT_MOST, "the end took {:?}", asked.elapsed());
+    }
 }
 
-/// A machine whose vCPU waits for the registers of the hung disk.
-fn stuck() -> (Fuse, Running) {
-    let (fuse, mut running, before) = hung(|script| {
+/// A machine whose vCPU waits for the hung disk: with a write to its status register, which resets
+/// it.
+fn stuck(engine: &str) -> (Fuse, Running) {
+    let (fuse, mut running, before) = hung(engine, |script| {
         script.pause();
         let before = script.results() - 1;
-        script.read(Width::B4, BLOCK.device.register(reg::STATUS));
+        BLOCK.device.reset(script);
         script.pause();
         before
     });
@@ -117,16 +131,18 @@ fn stuck() -> (Fuse, Running) {
 /// B13: not even a vCPU that waits for the hung disk delays the end.
 #[test]
 fn vcpu_that_waits_for_a_hung_disk_does_not_delay_the_end() {
-    let (_fuse, running) = stuck();
-    terminate_in_time(running);
+    for engine in ENGINES {
+        let (_fuse, running) = stuck(engine);
+        terminate_in_time(running);
+    }
 }
 
-/// B13: an orderly end waits half a second for such a vCPU; a second signal does not. On a busy
-/// host one attempt may come late.
+/// B13: an orderly end waits half a second for such a vCPU; a second signal does not. On a busy host
+/// one attempt may come late.
 #[test]
 fn second_signal_ends_the_machine_at_once() {
     let soon = (0..5).any(|_| {
-        let (_fuse, running) = stuck();
+        let (_fuse, running) = stuck("");
         running.signal(Signal::TERM);
         std::thread::sleep(Duration::from_millis(100));
         let asked = Instant::now();
@@ -137,6 +153,92 @@ fn second_signal_ends_the_machine_at_once() {
         code == 130 && asked.elapsed() < Duration::from_millis(200)
     });
     assert!(soon);
+}
+
+/// Q22: a reset ends only when the host is done with the guest's memory, which nothing of the disk
+/// changes from then on.
+#[test]
+fn reset_waits_for_reads_under_way_and_nothing_is_written_later() {
+    const PATTERN: u64 = 0x1122_3344_5566_7788;
+    for engine in ENGINES {
+        let (fuse, mut running, (before, after, data, works)) = hung(engine, |script| {
+            script.pause();
+            let before = script.results() - 1;
+            BLOCK.device.reset(script);
+            let after = script.value(Width::B1, 1).end();
+            script.fill(DATA, 512, PATTERN);
+            script.pause();
+            let data = script.dump(DATA, 64);
+            (before, after, data, BLOCK.works(script))
+        });
+        running.wait_for_output(before);
+        running.type_in(b"\n");
+        std::thread::sleep(Duration::from_millis(200));
+        assert!(running.output_len() < after, "the reset did not wait");
+        fuse.release();
+        running.wait_for_output(after + 1);
+        std::thread::sleep(Duration::from_millis(200));
+        running.type_in(b"\n");
+        let end = running.finish().expect(0);
+        let words = data.bytes(&end.stdout).chunks(8);
+        assert!(words.into_iter().all(|word| word == PATTERN.to_le_bytes()));
+        works.expect(&end.stdout, "the reset");
+    }
+}
+
+/// Q9: a chain that is offered again while it is under way breaks the device, until a reset.
+#[test]
+fn chain_offered_again_while_it_is_under_way_breaks_the_device() {
+    let ring = Ring::at(OTHER_RING, 64);
+    let (fuse, mut running, (outcome, paused, works)) = hung(IO_URING, |script| {
+        place(script, &ring.contents().descriptors(0, &chained(&parts())).available(&[0, 0]));
+        BLOCK.kick(script);
+        let outcome = BLOCK.device.settle(script, &ring, 1);
+        script.pause();
+        (outcome, script.results(), BLOCK.works(script))
+    });
+    running.wait_for_output(paused - 1);
+    // The reset that follows waits for the read.
+    fuse.release();
+    running.type_in(b"\n");
+    let end = running.finish().expect(0);
+    outcome.state(&end.stdout).expect_broken("a head that is under way");
+    works.expect(&end.stdout, "a reset");
+}
+
+/// A machine that asks for io_uring and does not get it: its disk works, and one line says why.
+#[track_caller]
+fn works_without_io_uring(reason: &str, run: impl FnOnce(Vec<u8>) -> Finished) {
+    let mut script = Script::new();
+    let asked = [(WRITE, 512), (READ, 512), (FLUSH, 0)];
+    let asked = asked.map(|(kind, len)| ask(&mut script, kind, 5, len));
+    let works = BLOCK.works(&mut script);
+    let end = run(script.then_reset()).expect(0);
+    asked.iter().for_each(|asked| asked.expect(&end.stdout, OK));
+    works.expect(&end.stdout, reason);
+    assert_eq!(end.stderr.matches("io_uring").count(), 1, "{}", end.stderr);
+    assert!(end.stderr.contains("engine=sync"), "{}", end.stderr);
+    assert!(end.stderr.contains(reason), "{}", end.stderr);
+}
+
+/// B12: where the host refuses io_uring the disk works without, and a line says so.
+#[test]
+fn disk_works_without_io_uring_and_says_so_once() {
+    let everything = Everything::new();
+    works_without_io_uring("not permitted", |script| {
+        let vmm = Vmm::evil(&script).disk(everything.disk.path(), ",engine=io_uring");
+        vmm.without_io_uring().run()
+    });
+}
+
+/// B10: a file system in user space may read less than asked, which the kernel's io_uring gets wrong:
+/// it is not used there.
+#[test]
+fn file_systems_in_user_space_are_served_without_io_uring() {
+    let fuse = Fuse::new(image(), Faults { short: Some(100), uncached: true, ..Faults::default() });
+    works_without_io_uring("short reads", |script| {
+        fuse.spawn(Vmm::evil(&script).disk(&fuse.path(), ",engine=io_uring")).finish()
+    });
 }
 
 /// Runs what `build` adds on a disk with `faults`, and has `check` look at it.

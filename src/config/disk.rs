@@ -7,7 +7,18 @@ use serde::{Deserialize, Serialize};
 
 use super::{KeyValueError, parse_key_values};
 
-/// A disk backed by a raw image file: `--disk path=,readonly=,id=` or a `[[disk]]` of the file.
+/// How a disk moves data.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Engine {
+    /// One request after the other, by preadv(2) and pwritev(2).
+    #[default]
+    Sync,
+    /// Many at a time, by io_uring(7).
+    IoUring,
+}
+
+/// A disk backed by a raw image file: `--disk path=,readonly=,id=,engine=` or a `[[disk]]` of the file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Disk {
@@ -20,9 +31,17 @@ pub struct Disk {
     /// [`Disk::MAX_ID_LEN`] printable ASCII bytes. Derived from the position when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
+    /// How data is moved.
+    #[serde(default)]
+    pub engine: Engine,
 }
 
 impl Disk {
+    /// A disk backed by the image at `path`; everything else as it is by default.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self { path: path.into(), readonly: false, id: None, engine: Engine::default() }
+    }
+
     /// Length of the reply to `VIRTIO_BLK_T_GET_ID` in bytes (virtio 1.3 section 5.2.6).
     pub const MAX_ID_LEN: usize = 20;
 
@@ -47,11 +66,15 @@ mod tests {
 
     #[test]
     fn flag_form_reads_every_key() {
-        let disk: Disk = "path=/a b.img,readonly=on,id=data".parse().expect("valid");
-        assert_eq!(
-            disk,
-            Disk { path: "/a b.img".into(), readonly: true, id: Some("data".to_owned()) }
-        );
+        let text = "path=/a b.img,readonly=on,id=data,engine=io_uring";
+        let disk: Disk = text.parse().expect("valid");
+        let expected = Disk {
+            path: "/a b.img".into(),
+            readonly: true,
+            id: Some("data".to_owned()),
+            engine: Engine::IoUring,
+        };
+        assert_eq!(disk, expected);
     }
 
     #[test]
@@ -69,11 +92,18 @@ mod tests {
 
     #[test]
     fn unknown_key_lists_the_known_ones() {
-        let error = "path=a,direct=on".parse::<Disk>().expect_err("unknown");
+        let error = "path=a,cache=on".parse::<Disk>().expect_err("unknown");
         assert_eq!(
             error.to_string(),
-            "unknown key `direct`, expected one of `path`, `readonly`, `id`"
+            "unknown key `cache`, expected one of `path`, `readonly`, `id`, `engine`"
         );
+    }
+
+    #[test]
+    fn unknown_engine_is_refused_with_the_known_ones() {
+        let error = "path=a,engine=uring".parse::<Disk>().expect_err("unknown").to_string();
+        assert!(error.contains("uring") && error.contains("io_uring"), "{error}");
+        assert!(error.contains("sync"), "{error}");
     }
 
     #[test]

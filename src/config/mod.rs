@@ -23,7 +23,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-pub use disk::Disk;
+pub use disk::{Disk, Engine};
 pub use error::ConfigError;
 pub use file::{FileError, open_image, open_regular};
 pub use key_value::{KeyValueError, parse_key_values, parse_switch};
@@ -97,9 +97,9 @@ impl VmConfig {
     /// there is one, as `rootfs`, then the disks as `disk0`, `disk1` and so on unless named.
     pub fn drives(&self) -> Vec<Disk> {
         let rootfs = self.rootfs.iter().map(|path| Disk {
-            path: path.clone(),
             readonly: self.rootfs_readonly,
             id: Some("rootfs".to_owned()),
+            ..Disk::new(path)
         });
         let disks = self.disks.iter().enumerate().map(|(index, disk)| Disk {
             id: Some(disk.id.clone().unwrap_or_else(|| format!("disk{index}"))),
@@ -152,8 +152,8 @@ mod tests {
             rootfs: Some("root.img".into()),
             rootfs_readonly: Some(true),
             disk: vec![
-                Disk { path: "a".into(), readonly: false, id: Some("data".into()) },
-                Disk { path: "b".into(), readonly: true, id: None },
+                Disk { id: Some("data".into()), ..Disk::new("a") },
+                Disk { readonly: true, ..Disk::new("b") },
             ],
             ..PartialConfig::default()
         }

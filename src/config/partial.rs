@@ -60,7 +60,11 @@ pub struct PartialConfig {
     pub memory: Option<MemorySize>,
 
     /// Add a disk backed by a raw image; repeatable
-    #[arg(long, value_name = "path=FILE,readonly=on|off,id=ID", help_heading = "Machine")]
+    #[arg(
+        long,
+        value_name = "path=FILE,readonly=on|off,id=ID,engine=sync|io_uring",
+        help_heading = "Machine"
+    )]
     pub disk: Vec<Disk>,
 
     /// Add a network interface on a TAP device; repeatable
@@ -187,7 +191,7 @@ mod tests {
 
     #[test]
     fn disks_of_the_flags_replace_those_of_the_file() {
-        let disk = |path: &str| Disk { path: path.into(), readonly: false, id: None };
+        let disk = |path: &str| Disk::new(path);
         let file = PartialConfig { disk: vec![disk("a"), disk("b")], ..with_kernel() };
         let flags = PartialConfig { disk: vec![disk("c")], ..PartialConfig::default() };
         let config = flags.over(file).resolve().expect("valid");
@@ -208,7 +212,7 @@ mod tests {
         let mut partial = PartialConfig {
             kernel: Some("vmlinux".into()),
             initrd: Some("/boot/initrd".into()),
-            disk: vec![Disk { path: "data.img".into(), readonly: false, id: None }],
+            disk: vec![Disk::new("data.img")],
             ..PartialConfig::default()
         };
         partial.rebase(Path::new("/etc/vm"));

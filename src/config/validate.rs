@@ -140,7 +140,7 @@ mod tests {
     }
 
     fn disk(path: &str, readonly: bool, id: Option<&str>) -> Disk {
-        Disk { path: path.into(), readonly, id: id.map(str::to_owned) }
+        Disk { readonly, id: id.map(str::to_owned), ..Disk::new(path) }
     }
 
     fn net(tap: &str, mtu: Option<u16>) -> Net {

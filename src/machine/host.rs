@@ -38,7 +38,7 @@ fn open_disks(config: &VmConfig) -> Result<Vec<Box<dyn VirtioDevice>>, MachineEr
     let open = |drive: config::Disk| -> Result<Box<dyn VirtioDevice>, MachineError> {
         let id = drive.id.unwrap_or_default();
         match Disk::open(&drive.path, drive.readonly) {
-            Ok(disk) => Ok(Box::new(Block::new(disk, &id))),
+            Ok(disk) => Ok(Box::new(Block::new(disk, &id).with_engine(drive.engine))),
             Err(source) => Err(MachineError::Disk { id, source }),
         }
     };

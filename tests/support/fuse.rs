@@ -3,10 +3,11 @@
 //! The file system is mounted in a namespace of the monitor's own, which needs no privilege and
 //! vanishes with it. Structures and numbers: include/uapi/linux/fuse.h of Linux, version 7.31.
 
+use std::ffi::OsString;
 use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::{sleep, spawn};
 use std::time::{Duration, Instant};
 
@@ -22,14 +23,20 @@ const MOUNT: &str = "exec 9<>/dev/fuse && \
     mount -i -t fuse -o fd=9,rootmode=40000,user_id=0,group_id=0,max_read=131072 fuse \"$1\" && \
     shift && exec \"$@\"";
 
+/// The same, with a read-only overlay over it: a file system of the kernel that the server can make
+/// wait. Its name comes second.
+const MOUNT_BELOW: &str = "exec 9<>/dev/fuse && \
+    mount -i -t fuse -o fd=9,rootmode=40000,user_id=0,group_id=0,max_read=131072 fuse \"$1\" && \
+    mount -t overlay -o \"lowerdir=$1:$2\" overlay \"$2\" && shift 2 && exec \"$@\"";
+
 const ROOT: u64 = 1;
 const FILE: u64 = 2;
 const MAX_TRANSFER: u32 = 128 << 10;
 
 /// What goes wrong. Offsets are bytes of the image.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Faults {
-    /// Reads of this range are never answered.
+    /// Reads of this range are not answered until [`Fuse::release`].
     pub hang: Option<Range<u64>>,
     /// Transfers that touch this range fail.
     pub bad: Option<(Range<u64>, Errno)>,
@@ -47,8 +54,8 @@ pub struct Faults {
 pub struct State {
     pub image: Vec<u8>,
     pub faults: Faults,
-    /// Reads that hang.
-    pub hanging: u32,
+    /// Reads that hang, by their numbers.
+    hanging: Vec<(u64, Range<usize>)>,
     /// Syncs so far.
     pub syncs: u32,
 }
@@ -56,32 +63,48 @@ pub struct State {
 /// The file system.
 pub struct Fuse {
     directory: TempDir,
+    overlay: Option<TempDir>,
     state: Arc<Mutex<State>>,
+    device: OnceLock<Arc<OwnedFd>>,
 }
 
 impl Fuse {
     /// A file system whose file holds `image`.
     pub fn new(image: Vec<u8>, faults: Faults) -> Self {
-        let state = State { image, faults, hanging: 0, syncs: 0 };
-        Self { directory: tempfile::tempdir().unwrap(), state: Arc::new(Mutex::new(state)) }
+        let state = State { image, faults, hanging: vec![], syncs: 0 };
+        let state = Arc::new(Mutex::new(state));
+        Self {
+            directory: tempfile::tempdir().unwrap(),
+            overlay: None,
+            state,
+            device: OnceLock::new(),
+        }
+    }
+
+    /// Hides it below an overlay, in which the file is read-only.
+    pub fn below_overlay(self) -> Self {
+        Self { overlay: Some(tempfile::tempdir().unwrap()), ..self }
     }
 
     /// Where the file will be.
     pub fn path(&self) -> PathBuf {
-        self.directory.path().join("disk")
+        self.overlay.as_ref().unwrap_or(&self.directory).path().join("disk")
     }
 
     /// The monitor with the file system in its namespace.
     pub fn around(&self, vmm: Vmm) -> Vmm {
-        let unshare = ["unshare", "--user", "--map-root-user", "--mount", "--", "sh", "-c", MOUNT];
-        let unshare = unshare.map(Into::into).into_iter();
-        vmm.by(unshare.chain(["sh".into(), self.directory.path().as_os_str().to_owned()]))
+        let unshare = ["unshare", "--user", "--map-root-user", "--mount", "--", "sh", "-c"];
+        let mount = if self.overlay.is_some() { MOUNT_BELOW } else { MOUNT };
+        let directories = [Some(&self.directory), self.overlay.as_ref()].into_iter().flatten();
+        let words = unshare.into_iter().chain([mount, "sh"]).map(OsString::from);
+        vmm.by(words.chain(directories.map(|directory| directory.path().as_os_str().to_owned())))
     }
 
     /// Starts `vmm` and serves it.
     pub fn spawn(&self, vmm: Vmm) -> Running {
         let running = self.around(vmm).spawn();
-        let (device, state) = (take_device(running.pid()), self.state.clone());
+        let (device, state) = (Arc::new(take_device(running.pid())), self.state.clone());
+        self.device.set(device.clone()).unwrap();
         spawn(move || serve(&device, &state));
         running
     }
@@ -93,12 +116,27 @@ impl Fuse {
 
     /// Waits until `count` reads hang.
     #[track_caller]
-    pub fn wait_for_hanging(&self, count: u32) {
+    pub fn wait_for_hanging(&self, count: usize) {
         let asked = Instant::now();
-        while self.with(|state| state.hanging) < count {
-            assert!(asked.elapsed() < Duration::from_secs(20), "no read hangs");
+        while self.with(|state| state.hanging.len()) < count {
+            assert!(asked.elapsed() < Duration::from_secs(10), "no read hangs");
             sleep(Duration::from_millis(1));
         }
+    }
+}
+
+impl Fuse {
+    /// Answers the reads that hang, with what was asked for; from now on none hangs.
+    pub fn release(&self) {
+        let device = self.device.get().unwrap();
+        self.with(|state| {
+            state.faults.hang = None;
+            for (unique, range) in std::mem::take(&mut state.hanging) {
+                let bytes = state.image[range].to_vec();
+                // It fails when the reader is gone.
+                let _ = rustix::io::write(device, &frame(unique, &Ok(bytes)));
+            }
+        });
     }
 }
 
@@ -124,7 +162,7 @@ fn serve(device: &OwnedFd, state: &Mutex<State>) {
                 let request = Request::parse(&buffer[..len]);
                 if let Some(reply) = request.answer(&mut state.lock().unwrap()) {
                     // It fails when the asker was interrupted meanwhile.
-                    let _ = rustix::io::write(device, &request.frame(&reply));
+                    let _ = rustix::io::write(device, &frame(request.unique, &reply));
                 }
             }
             Err(Errno::INTR | Errno::NOENT | Errno::AGAIN) => {}
@@ -136,6 +174,15 @@ fn serve(device: &OwnedFd, state: &Mutex<State>) {
 }
 
 type Reply = Result<Vec<u8>, Errno>;
+
+fn frame(unique: u64, reply: &Reply) -> Vec<u8> {
+    let (body, error) = match reply {
+        Ok(body) => (body.as_slice(), 0),
+        Err(errno) => (&[][..], -errno.raw_os_error()),
+    };
+    let len = 16 + body.len() as u32;
+    [&len.to_le_bytes()[..], &error.to_le_bytes(), &unique.to_le_bytes(), body].concat()
+}
 
 struct Request<'b> {
     kind: u32,
@@ -157,15 +204,6 @@ impl<'b> Request<'b> {
 
     fn u64(&self, at: usize) -> u64 {
         u64::from_le_bytes(self.body[at..at + 8].try_into().unwrap())
-    }
-
-    fn frame(&self, reply: &Reply) -> Vec<u8> {
-        let (body, error) = match reply {
-            Ok(body) => (body.as_slice(), 0),
-            Err(errno) => (&[][..], -errno.raw_os_error()),
-        };
-        let len = 16 + body.len() as u32;
-        [&len.to_le_bytes()[..], &error.to_le_bytes(), &self.unique.to_le_bytes(), body].concat()
     }
 
     /// `None`: no answer, for now or for ever.
@@ -194,6 +232,8 @@ impl<'b> Request<'b> {
             27 => Ok(vec![0; 16]),
             15 => return self.read(state),
             16 => self.write(state),
+            // STATFS
+            17 => Ok(vec![0; 80]),
             // RELEASE, RELEASEDIR, DESTROY, ACCESS
             18 | 29 | 38 | 34 => Ok(vec![]),
             20 => sync(state),
@@ -220,7 +260,8 @@ impl<'b> Request<'b> {
     fn read(&self, state: &mut State) -> Option<Reply> {
         let start = self.u64(8);
         if state.faults.hang.as_ref().is_some_and(|hang| hang.contains(&start)) {
-            state.hanging += 1;
+            let end = (start + u64::from(self.u32(16))).min(state.image.len() as u64);
+            state.hanging.push((self.unique, start as usize..end as usize));
             return None;
         }
         Some(self.transfer(state).map(|range| {

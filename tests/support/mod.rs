@@ -16,5 +16,6 @@ pub mod process;
 pub mod request;
 pub mod ring;
 pub mod script;
+pub mod seccomp;
 pub mod subject;
 pub mod vmm;

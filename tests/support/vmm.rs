@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use tempfile::NamedTempFile;
 
 use super::payload::guest;
-use super::process;
+use super::{process, seccomp};
 
 /// Guest memory of the tests, unless they say otherwise: the least there is.
 pub const MEMORY: u64 = 32 << 20;
@@ -31,12 +31,20 @@ pub struct Vmm {
     memory: &'static str,
     stdout: Option<Stdio>,
     script: Option<NamedTempFile>,
+    without_io_uring: bool,
 }
 
 impl Vmm {
     /// The monitor with no arguments.
     pub fn new() -> Self {
-        Self { wrapper: Vec::new(), args: Vec::new(), memory: "32M", stdout: None, script: None }
+        Self {
+            wrapper: Vec::new(),
+            args: Vec::new(),
+            memory: "32M",
+            stdout: None,
+            script: None,
+            without_io_uring: false,
+        }
     }
 
     /// A machine with the guest program `name`.
@@ -92,6 +100,11 @@ impl Vmm {
         self
     }
 
+    /// Has the kernel refuse io_uring to it, as container runtimes do.
+    pub fn without_io_uring(self) -> Self {
+        Self { without_io_uring: true, ..self }
+    }
+
     /// Starts it.
     pub fn spawn(self) -> Running {
         let program = OsString::from(env!("CARGO_BIN_EXE_vmm"));
@@ -100,6 +113,9 @@ impl Vmm {
         command.args(line).args(["--memory", self.memory]).env("RUST_BACKTRACE", "0");
         command.stdin(Stdio::piped()).stderr(Stdio::piped());
         command.stdout(self.stdout.unwrap_or_else(Stdio::piped));
+        if self.without_io_uring {
+            seccomp::forbid_io_uring(&mut command);
+        }
         let mut child = command.spawn().unwrap();
         Running {
             stdin: child.stdin.take(),
@@ -141,6 +157,11 @@ impl Running {
             assert!(self.started.elapsed() < PATIENCE, "no output: {}", self.stderr());
             sleep(Duration::from_millis(1));
         }
+    }
+
+    /// How many bytes the guest has sent.
+    pub fn output_len(&self) -> usize {
+        self.stdout.as_ref().unwrap().len()
     }
 
     /// What was collected of standard error so far.

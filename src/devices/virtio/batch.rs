@@ -37,6 +37,18 @@ pub struct Done {
     pub moved: u64,
 }
 
+/// How far a chain came at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Begun {
+    /// It is done.
+    Done(Done),
+    /// It will be done later.
+    UnderWay {
+        /// Bytes it moves, for the budget.
+        moves: u64,
+    },
+}
+
 impl Activation {
     /// Hands the available chains of queue `index` to `handle`, one after the other, until none
     /// is left or `budget` is spent.
@@ -50,6 +62,21 @@ impl Activation {
         chain: &mut Chain,
         mut handle: impl FnMut(&GuestMemory, &Chain) -> Result<Done, QueueError>,
     ) -> Result<Progress, QueueError> {
+        self.begin(index, budget, chain, |mem, chain| handle(mem, chain).map(Begun::Done))
+    }
+
+    /// As [`Activation::drain`], where `handle` may leave a chain under way: it is then the caller's
+    /// to return later.
+    ///
+    /// # Errors
+    /// As for [`Activation::drain`].
+    pub fn begin(
+        &mut self,
+        index: usize,
+        budget: Budget,
+        chain: &mut Chain,
+        mut handle: impl FnMut(&GuestMemory, &Chain) -> Result<Begun, QueueError>,
+    ) -> Result<Progress, QueueError> {
         let Some(queue) = self.queues.get_mut(index) else { return Ok(Progress::Idle) };
         let (mem, signal, throttle) = (&self.mem, &*self.signal, &*self.throttles.send);
         let progress = work(queue, mem, signal, budget, |queue| {
@@ -59,10 +86,15 @@ impl Activation {
             if !queue.pop(mem, chain)? {
                 return Ok(Step::Empty);
             }
-            let done = handle(mem, chain)?;
-            throttle.charge(done.moved);
-            queue.stage_used(mem, chain.head(), done.used_len)?;
-            Ok(Step::Moved(done.moved))
+            let moved = match handle(mem, chain)? {
+                Begun::Done(done) => {
+                    queue.stage_used(mem, chain.head(), done.used_len)?;
+                    done.moved
+                }
+                Begun::UnderWay { moves } => moves,
+            };
+            throttle.charge(moved);
+            Ok(Step::Moved(moved))
         });
         show(queue, mem, signal)?;
         progress

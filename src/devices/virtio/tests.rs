@@ -12,6 +12,7 @@ use rustix::io::Errno;
 use tempfile::NamedTempFile;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
+use super::block::tests::Patient;
 use super::block::{Block, Disk};
 use super::device::{Change, F_EVENT_IDX, F_INDIRECT_DESC, RING_FEATURES, VirtioDevice};
 use super::mmio::{QUEUE_NOTIFY, status};
@@ -22,6 +23,7 @@ use super::testing::{
     reg,
 };
 use super::throttle::Direction;
+use crate::config::Engine;
 use crate::metrics::Counters;
 use crate::rate_limiter::Rate;
 
@@ -36,6 +38,7 @@ pub(crate) struct Kind {
 
 pub(crate) const KINDS: &[Kind] = &[
     Kind { name: "block", queue: 0, make: block, works: block_works },
+    Kind { name: "block by io_uring", queue: 0, make: block_by_io_uring, works: block_works },
     Kind { name: "net receiving", queue: 0, make: net, works: net_works },
     Kind { name: "net sending", queue: 1, make: net, works: net_works },
     Kind { name: "rng", queue: 0, make: || Box::new(Rng::new()), works: rng_works },
@@ -57,9 +60,18 @@ impl Kind {
 }
 
 fn block() -> Box<dyn VirtioDevice> {
+    block_with(Engine::Sync)
+}
+
+fn block_by_io_uring() -> Box<dyn VirtioDevice> {
+    block_with(Engine::IoUring)
+}
+
+fn block_with(engine: Engine) -> Box<dyn VirtioDevice> {
     let file = NamedTempFile::new().unwrap();
     file.as_file().set_len(64 * 512).unwrap();
-    Box::new(Block::new(Disk::open(file.path(), false).unwrap(), "test"))
+    let disk = Disk::open(file.path(), false).unwrap();
+    Box::new(Patient(Block::new(disk, "test").with_engine(engine)))
 }
 
 fn block_works(driver: &mut Driver) -> bool {

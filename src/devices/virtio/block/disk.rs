@@ -12,7 +12,7 @@ use rustix::io::{Errno, preadv, pwritev};
 use thiserror::Error;
 use tracing::{error, warn};
 
-use crate::memory::MAX_IOVECS;
+use super::transfer::{Incomplete, read_fully, write_fully};
 
 /// Bytes in a sector, whatever the disk beneath uses (virtio 1.3, section 5.2.4).
 pub const SECTOR: u64 = 512;
@@ -75,19 +75,6 @@ pub enum DiskError {
         size: u64,
     },
 }
-
-/// A transfer that stopped early.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Incomplete {
-    /// Bytes that were moved.
-    pub done: u64,
-    /// Why no more were.
-    pub source: Errno,
-}
-
-/// How often a transfer that comes no further is tried again, because it was interrupted or the host
-/// has no room for it just now: a file system in user space may say so for ever.
-const TRIES: u32 = 100;
 
 /// The host's file system has no such operation.
 const CANNOT: Errno = Errno::OPNOTSUPP;
@@ -183,10 +170,34 @@ impl Disk {
         if self.sync_failed {
             return Err(Errno::IO);
         }
-        rustix::io::retry_on_intr(|| fdatasync(&self.file)).inspect_err(|e| {
+        self.synced(rustix::io::retry_on_intr(|| fdatasync(&self.file)))
+    }
+
+    /// Whether writes were lost, so that no flush can succeed any more.
+    pub(super) fn sync_failed(&self) -> bool {
+        self.sync_failed
+    }
+
+    /// Takes note of what a sync of the file came to.
+    ///
+    /// # Errors
+    /// As [`Disk::flush`].
+    pub(super) fn synced(&mut self, result: Result<(), Errno>) -> Result<(), Errno> {
+        if let Err(e) = result {
             error!("disk image {}: writes were lost: {e}", self.path.display());
             self.sync_failed = true;
-        })
+        }
+        if self.sync_failed { Err(result.err().unwrap_or(Errno::IO)) } else { Ok(()) }
+    }
+
+    /// The open file.
+    pub(super) fn file(&self) -> &OwnedFd {
+        &self.file
+    }
+
+    /// The path as given, for messages.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
     }
 
     /// Gives up the contents of `len` bytes from `offset` on, where the host can.
@@ -280,63 +291,6 @@ fn count_sectors(path: &Path, file: &OwnedFd) -> Result<u64, DiskError> {
         warn!("disk image {}: the last {} bytes are no sector", path.display(), size % SECTOR);
     }
     Ok(size / SECTOR)
-}
-
-fn read_fully(
-    mut bufs: &mut [IoSliceMut<'_>],
-    offset: u64,
-    mut read: impl FnMut(&mut [IoSliceMut<'_>], u64) -> Result<usize, Errno>,
-) -> Result<u64, Incomplete> {
-    let mut transfer = Transfer::default();
-    while !bufs.is_empty() {
-        let count = bufs.len().min(MAX_IOVECS);
-        let batch = bufs.get_mut(..count).unwrap_or_default();
-        let moved = transfer.advance(read(batch, offset.saturating_add(transfer.done)))?;
-        IoSliceMut::advance_slices(&mut bufs, moved);
-    }
-    Ok(transfer.done)
-}
-
-fn write_fully(
-    mut bufs: &mut [IoSlice<'_>],
-    offset: u64,
-    mut write: impl FnMut(&[IoSlice<'_>], u64) -> Result<usize, Errno>,
-) -> Result<u64, Incomplete> {
-    let mut transfer = Transfer::default();
-    while !bufs.is_empty() {
-        let batch = bufs.get(..bufs.len().min(MAX_IOVECS)).unwrap_or_default();
-        let moved = transfer.advance(write(batch, offset.saturating_add(transfer.done)))?;
-        IoSlice::advance_slices(&mut bufs, moved);
-    }
-    Ok(transfer.done)
-}
-
-/// How far a transfer came.
-#[derive(Debug, Default)]
-struct Transfer {
-    done: u64,
-    /// Tries in a row that moved nothing.
-    vain: u32,
-}
-
-impl Transfer {
-    /// Takes note of what one try came to; how many bytes it moved.
-    fn advance(&mut self, tried: Result<usize, Errno>) -> Result<usize, Incomplete> {
-        let source = match tried {
-            Ok(0) => Errno::IO,
-            Ok(moved) => {
-                self.done += u64::try_from(moved).unwrap_or(0);
-                self.vain = 0;
-                return Ok(moved);
-            }
-            Err(Errno::INTR | Errno::AGAIN) if self.vain < TRIES => {
-                self.vain += 1;
-                return Ok(0);
-            }
-            Err(source) => source,
-        };
-        Err(Incomplete { done: self.done, source })
-    }
 }
 
 #[cfg(test)]

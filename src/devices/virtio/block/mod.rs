@@ -1,18 +1,32 @@
 //! The virtio block device (virtio 1.3, section 5.2) on a raw image.
 
+mod answer;
 mod disk;
+mod pending;
 mod request;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
+mod transfer;
+mod uring;
 
+pub use answer::BlockCounters;
 pub use disk::{Disk, DiskError, SECTOR};
 pub use request::ID_LEN;
 
-use super::batch::Budget;
+use std::sync::Arc;
+
+use tracing::warn;
+
+use super::batch::{Begun, Budget};
 use super::chain::Chain;
-use super::device::{Activation, Progress, RING_FEATURES, VirtioDevice, read_config_bytes};
+use super::device::{
+    Activation, BackendFd, Progress, RING_FEATURES, VirtioDevice, read_config_bytes,
+};
 use super::queue::{Queue, QueueError};
-use request::Executor;
+use crate::config::Engine;
+use crate::metrics::Counters;
+use pending::Pending;
+use request::{Executor, Task};
 
 const DEVICE_TYPE: u32 = 2;
 const QUEUE_SIZES: [u16; 1] = [256];
@@ -49,8 +63,12 @@ const BUDGET: Budget = Budget { chains: 64, bytes: 4 << 20 };
 pub struct Block {
     executor: Executor,
     config: [u8; CONFIG_LEN],
+    engine: Engine,
+    /// Made when it is first needed.
+    pending: Option<Pending>,
     active: Option<Activation>,
     chain: Chain,
+    counters: Arc<BlockCounters>,
 }
 
 impl Block {
@@ -62,9 +80,57 @@ impl Block {
         Self {
             config: config_space(disk.sectors()),
             executor: Executor::new(disk, padded),
+            engine: Engine::Sync,
+            pending: None,
             active: None,
             chain: Chain::default(),
+            counters: Arc::default(),
         }
+    }
+
+    /// Moves data by `engine`, where the host has it.
+    #[must_use]
+    pub fn with_engine(self, engine: Engine) -> Self {
+        Self { engine, ..self }
+    }
+
+    /// Gets the ring that `engine` asks for. Without one the device works all the same.
+    fn prepare_ring(&mut self) {
+        if self.engine != Engine::IoUring || self.pending.is_some() {
+            return;
+        }
+        match Pending::new(self.executor.disk(), &QUEUE_SIZES) {
+            Ok(pending) => self.pending = Some(pending),
+            Err(e) => {
+                let path = self.executor.disk().path().display();
+                warn!("disk image {path}: no io_uring ({e}): using engine=sync");
+                self.engine = Engine::Sync;
+            }
+        }
+    }
+
+    /// Puts the available requests of queue `index` under way.
+    fn begin(&mut self, index: usize) -> Result<Progress, QueueError> {
+        let (Some(active), Some(pending)) = (&mut self.active, &mut self.pending) else {
+            return Ok(Progress::Idle);
+        };
+        let (executor, counters) = (&mut self.executor, &*self.counters);
+        let progress = active.begin(index, BUDGET, &mut self.chain, |mem, chain| {
+            let place = (index, chain.head());
+            if pending.has(place.0, place.1) {
+                return Err(QueueError::Device("chain is offered while it is under way"));
+            }
+            let (task, answer) = executor.begin(mem, chain)?;
+            match task {
+                Task::Finished(outcome) => answer.give(mem, outcome, counters).map(Begun::Done),
+                task => {
+                    pending.start(executor, place, (task, answer))?;
+                    Ok(Begun::UnderWay { moves: answer.moved })
+                }
+            }
+        });
+        pending.submit_all(executor, active, counters)?;
+        progress
     }
 }
 
@@ -95,18 +161,47 @@ impl VirtioDevice for Block {
 
     fn activate(&mut self, activation: Activation) {
         self.executor.negotiate(activation.features);
+        self.prepare_ring();
+        if let Some(pending) = &mut self.pending {
+            pending.activate(&activation.mem);
+        }
         self.active = Some(activation);
     }
 
     fn deactivate(&mut self) -> Option<Vec<Queue>> {
-        // Requests are done before `process_queue` returns: none is in flight here.
+        if let Some(pending) = &mut self.pending {
+            pending.drain();
+        }
         self.active.take().map(|active| active.queues)
     }
 
     fn process_queue(&mut self, index: usize) -> Result<Progress, QueueError> {
+        if self.pending.is_some() {
+            return self.begin(index);
+        }
         let Some(active) = &mut self.active else { return Ok(Progress::Idle) };
-        let executor = &mut self.executor;
-        active.drain(index, BUDGET, &mut self.chain, |mem, chain| executor.execute(mem, chain))
+        let (executor, counters) = (&mut self.executor, &*self.counters);
+        active.drain(index, BUDGET, &mut self.chain, |mem, chain| {
+            let (task, answer) = executor.begin(mem, chain)?;
+            answer.give(mem, executor.run(mem, task), counters)
+        })
+    }
+
+    fn backend_fds(&self, wanted: &mut Vec<BackendFd>) {
+        wanted.extend(self.pending.as_ref().map(Pending::backend_fd));
+    }
+
+    fn process_backend(&mut self, _index: usize) -> Result<(), QueueError> {
+        match (&mut self.active, &mut self.pending) {
+            (Some(active), Some(pending)) => {
+                pending.complete(&mut self.executor, active, &self.counters)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn counters(&self) -> Option<Arc<dyn Counters>> {
+        Some(self.counters.clone())
     }
 }
 

@@ -3,14 +3,16 @@
 use std::io::{IoSlice, IoSliceMut};
 
 use tracing::debug;
-use vm_memory::{Bytes, GuestAddress, GuestMemoryError};
 
+use super::answer::{
+    Answer, Failure, Outcome, T_DISCARD, T_FLUSH, T_GET_ID, T_IN, T_OUT, T_WRITE_ZEROES,
+    io_failure, write_status,
+};
 use super::disk::{Disk, SECTOR, Zeroes};
 use super::{
     F_DISCARD, F_FLUSH, F_WRITE_ZEROES, MAX_DATA_LEN, MAX_DISCARD_SECTORS, MAX_SEGMENTS,
     MAX_WRITE_ZEROES_SECTORS, MAX_WRITE_ZEROES_SEGMENTS,
 };
-use crate::devices::virtio::batch::Done;
 use crate::devices::virtio::chain::{Chain, take_header};
 use crate::devices::virtio::iovec::{recycle, recycle_mut, take_last_byte, write_ranges};
 use crate::devices::virtio::queue::QueueError;
@@ -19,23 +21,8 @@ use crate::memory::{GuestMemory, GuestRange, push_io_slices, push_io_slices_mut}
 /// Length of the device identity string (section 5.2.6).
 pub const ID_LEN: usize = 20;
 
-const T_IN: u32 = 0;
-const T_OUT: u32 = 1;
-const T_FLUSH: u32 = 4;
-const T_GET_ID: u32 = 8;
-const T_DISCARD: u32 = 11;
-const T_WRITE_ZEROES: u32 = 13;
 const SEGMENT_LEN: u32 = 16;
 const SEGMENT_UNMAP: u32 = 1;
-
-/// How a request failed, as its status byte.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Failure {
-    /// VIRTIO_BLK_S_IOERR: an error of the disk or of the driver.
-    Io,
-    /// VIRTIO_BLK_S_UNSUPP: not a request this device knows.
-    Unsupported,
-}
 
 /// The header of a request.
 #[derive(Clone, Copy, Debug)]
@@ -74,7 +61,21 @@ impl Segment {
     }
 }
 
-/// Executes requests on a disk; keeps its lists so that no request allocates.
+/// What remains to be done for a request.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Task {
+    /// Read from byte `offset` into the buffers.
+    Read { offset: u64 },
+    /// Write the buffers from byte `offset` on; `durable`: and flush.
+    Write { offset: u64, durable: bool },
+    /// Make completed writes durable.
+    Flush,
+    /// Nothing.
+    Finished(Outcome),
+}
+
+/// Understands requests to a disk, and does those that are done at once. Keeps its lists so that no
+/// request allocates.
 pub(super) struct Executor {
     disk: Disk,
     id: [u8; ID_LEN],
@@ -106,16 +107,34 @@ impl Executor {
         &self.disk
     }
 
+    /// The disk, for what comes of its transfers.
+    pub(super) fn disk_mut(&mut self) -> &mut Disk {
+        &mut self.disk
+    }
+
     /// Takes the negotiated features, which decide what is allowed.
     pub(super) fn negotiate(&mut self, features: u64) {
         self.features = features;
     }
 
-    /// Does what `chain` asks and writes its status byte.
+    /// The buffers of the request begun last, for its task.
+    pub(super) fn buffers(&self, task: Task) -> &[GuestRange] {
+        match task {
+            Task::Read { .. } => &self.writable,
+            Task::Write { .. } => &self.readable,
+            Task::Flush | Task::Finished(_) => &[],
+        }
+    }
+
+    /// Checks what `chain` asks for, and does it unless it moves data or waits for data.
     ///
     /// # Errors
     /// A chain that is no block request: without a status byte, or without a whole header.
-    pub(super) fn execute(&mut self, mem: &GuestMemory, chain: &Chain) -> Result<Done, QueueError> {
+    pub(super) fn begin(
+        &mut self,
+        mem: &GuestMemory,
+        chain: &Chain,
+    ) -> Result<(Task, Answer), QueueError> {
         self.writable.clear();
         self.writable.extend_from_slice(chain.writable());
         let status_at = take_last_byte(&mut self.writable)
@@ -125,42 +144,61 @@ impl Executor {
             write_status(mem, status_at, Err(Failure::Io)).map_err(QueueError::Memory)?;
             return Err(QueueError::Device("block request without a whole header"));
         };
-        let mut written = 0;
-        let result = self.perform(mem, header, &mut written);
-        if let Err(failure) = result {
-            debug!("block request {header:?}: {failure:?}");
-        }
-        write_status(mem, status_at, result).map_err(QueueError::Memory)?;
-        // The status byte lies behind the data: it counts only when no gap is before it.
         let before_status = u64::from(chain.writable_len()) - 1;
-        let used_len = if written == before_status { written + 1 } else { written };
-        Ok(Done {
-            used_len: u32::try_from(used_len).unwrap_or(u32::MAX),
-            moved: total(&self.readable) + before_status,
-        })
+        let moved = total(&self.readable) + before_status;
+        let answer = Answer { kind: header.kind, status_at, before_status, moved };
+        let task = self.task(mem, header).unwrap_or_else(|failure| {
+            debug!("block request {header:?}: {failure:?}");
+            Task::Finished(Outcome { written: 0, result: Err(failure) })
+        });
+        Ok((task, answer))
     }
 
-    /// Does the request; `written` tells how many bytes of guest memory it filled, even when it
-    /// failed.
-    fn perform(
-        &mut self,
-        mem: &GuestMemory,
-        header: Header,
-        written: &mut u64,
-    ) -> Result<(), Failure> {
+    fn task(&mut self, mem: &GuestMemory, header: Header) -> Result<Task, Failure> {
+        let durable = self.features & F_FLUSH == 0;
         match header.kind {
-            T_IN => self.read(mem, header.sector, written),
-            T_OUT => self.write(mem, header.sector),
-            T_FLUSH => self.disk.flush().map_err(io_failure),
-            T_GET_ID => self.get_id(mem, written),
-            T_DISCARD if self.features & F_DISCARD != 0 => self.discard(mem),
-            T_WRITE_ZEROES if self.features & F_WRITE_ZEROES != 0 => self.write_zeroes(mem),
+            T_IN => self
+                .data_offset(header.sector, total(&self.writable))
+                .map(|offset| Task::Read { offset }),
+            T_OUT => {
+                self.refuse_readonly()?;
+                let offset = self.data_offset(header.sector, total(&self.readable))?;
+                Ok(Task::Write { offset, durable })
+            }
+            T_FLUSH => Ok(Task::Flush),
+            T_GET_ID => self.get_id(mem),
+            T_DISCARD if self.features & F_DISCARD != 0 => {
+                self.discard(mem).map(|()| self.changed())
+            }
+            T_WRITE_ZEROES if self.features & F_WRITE_ZEROES != 0 => {
+                self.write_zeroes(mem).map(|()| self.changed())
+            }
             _ => Err(Failure::Unsupported),
         }
     }
 
-    fn read(&mut self, mem: &GuestMemory, sector: u64, written: &mut u64) -> Result<(), Failure> {
-        let offset = self.data_offset(sector, total(&self.writable))?;
+    /// What is left after a change: a driver that cannot flush relies on completed writes being
+    /// durable (section 5.2.6.2).
+    fn changed(&self) -> Task {
+        match self.features & F_FLUSH {
+            0 => Task::Flush,
+            _ => Task::Finished(Outcome { written: 0, result: Ok(()) }),
+        }
+    }
+
+    /// Does `task` of the request begun last, and waits for that.
+    pub(super) fn run(&mut self, mem: &GuestMemory, task: Task) -> Outcome {
+        let mut written = 0;
+        let result = match task {
+            Task::Read { offset } => self.read(mem, offset, &mut written),
+            Task::Write { offset, durable } => self.write(mem, offset, durable),
+            Task::Flush => self.disk.flush().map_err(io_failure),
+            Task::Finished(outcome) => return outcome,
+        };
+        Outcome { written, result }
+    }
+
+    fn read(&mut self, mem: &GuestMemory, offset: u64, written: &mut u64) -> Result<(), Failure> {
         let mut list = recycle_mut(std::mem::take(&mut self.read_list));
         push_io_slices_mut(mem, &self.writable, &mut list).map_err(|_| Failure::Io)?;
         let result = self.disk.read(&mut list, offset);
@@ -173,32 +211,21 @@ impl Executor {
         result
     }
 
-    fn write(&mut self, mem: &GuestMemory, sector: u64) -> Result<(), Failure> {
-        self.refuse_readonly()?;
-        let offset = self.data_offset(sector, total(&self.readable))?;
+    fn write(&mut self, mem: &GuestMemory, offset: u64, durable: bool) -> Result<(), Failure> {
         let mut list = recycle(std::mem::take(&mut self.write_list));
         push_io_slices(mem, &self.readable, &mut list).map_err(|_| Failure::Io)?;
         let result = self.disk.write(&mut list, offset);
         self.write_list = recycle(list);
         result.map_err(|incomplete| io_failure(incomplete.source))?;
-        self.commit()
+        if durable { self.disk.flush().map_err(io_failure) } else { Ok(()) }
     }
 
-    /// A driver that cannot flush relies on completed writes being durable (section 5.2.6.2).
-    fn commit(&mut self) -> Result<(), Failure> {
-        match self.features & F_FLUSH {
-            0 => self.disk.flush().map_err(io_failure),
-            _ => Ok(()),
-        }
-    }
-
-    fn get_id(&self, mem: &GuestMemory, written: &mut u64) -> Result<(), Failure> {
+    fn get_id(&self, mem: &GuestMemory) -> Result<Task, Failure> {
         if total(&self.writable) < u64::try_from(ID_LEN).unwrap_or(u64::MAX) {
             return Err(Failure::Io);
         }
         let len = write_ranges(mem, &self.writable, 0, &self.id).map_err(|_| Failure::Io)?;
-        *written = u64::from(len);
-        Ok(())
+        Ok(Task::Finished(Outcome { written: u64::from(len), result: Ok(()) }))
     }
 
     fn discard(&mut self, mem: &GuestMemory) -> Result<(), Failure> {
@@ -209,7 +236,7 @@ impl Executor {
             let offset = self.disk.offset_of(segment.sector, segment.len()).ok_or(Failure::Io)?;
             self.disk.discard(offset, segment.len()).map_err(io_failure)?;
         }
-        self.commit()
+        Ok(())
     }
 
     fn write_zeroes(&mut self, mem: &GuestMemory) -> Result<(), Failure> {
@@ -224,7 +251,7 @@ impl Executor {
             };
             self.disk.write_zeroes(offset, segment.len(), mode).map_err(io_failure)?;
         }
-        self.commit()
+        Ok(())
     }
 
     fn load_segments(&mut self, mem: &GuestMemory, max: u32) -> Result<(), Failure> {
@@ -272,22 +299,4 @@ impl Executor {
 
 fn total(ranges: &[GuestRange]) -> u64 {
     ranges.iter().map(|range| u64::from(range.len)).sum()
-}
-
-fn io_failure(source: rustix::io::Errno) -> Failure {
-    debug!("disk: {source}");
-    Failure::Io
-}
-
-fn write_status(
-    mem: &GuestMemory,
-    at: GuestAddress,
-    result: Result<(), Failure>,
-) -> Result<(), GuestMemoryError> {
-    let status: u8 = match result {
-        Ok(()) => 0,
-        Err(Failure::Io) => 1,
-        Err(Failure::Unsupported) => 2,
-    };
-    mem.write_obj(status, at)
 }

@@ -7,6 +7,7 @@ use rustix::fs::CWD;
 use tempfile::{NamedTempFile, tempdir};
 
 use super::*;
+use crate::memory::MAX_IOVECS;
 
 fn image(sectors: u64) -> NamedTempFile {
     let file = NamedTempFile::new().unwrap();
@@ -151,54 +152,6 @@ fn read_past_the_end_of_a_truncated_image_is_an_error_with_the_part_done() {
     assert_eq!(error, Incomplete { done: 1000, source: Errno::IO });
     assert_eq!(buf[..1000], [7; 1000]);
     assert_eq!(buf[1000..], [0; 1048]);
-}
-
-/// B10.
-#[test]
-fn short_reads_and_interruptions_are_continued_where_they_stopped() {
-    let source: Vec<u8> = (0..=255).cycle().take(5000).collect();
-    let mut steps =
-        [Ok(1), Err(Errno::INTR), Ok(700), Ok(4096), Err(Errno::INTR), Ok(9999)].into_iter();
-    let (mut a, mut b) = ([0; 1024], [0; 3976]);
-    let mut list = [IoSliceMut::new(&mut a), IoSliceMut::new(&mut b)];
-    let done = read_fully(&mut list, 0, |bufs, offset| {
-        let limit: usize = steps.next().unwrap()?;
-        let mut from = &source[usize::try_from(offset).unwrap()..];
-        from = &from[..from.len().min(limit)];
-        let wanted = from.len();
-        for buf in bufs {
-            let len = buf.len().min(from.len());
-            buf[..len].copy_from_slice(&from[..len]);
-            from = &from[len..];
-        }
-        Ok(wanted - from.len())
-    });
-    assert_eq!(done, Ok(5000));
-    assert_eq!([&a[..], &b[..]].concat(), source);
-}
-
-/// B10.
-#[test]
-fn short_writes_and_interruptions_are_continued_and_errors_tell_what_was_done() {
-    let data = [3; 1000];
-    let write = |steps: Vec<Result<usize, Errno>>| {
-        let mut steps = steps.into_iter();
-        let mut at = 100;
-        write_fully(&mut [IoSlice::new(&data)], 100, |bufs, offset| {
-            assert_eq!(offset, at);
-            let n = steps.next().unwrap()?.min(bufs.iter().map(|b| b.len()).sum());
-            at += u64::try_from(n).unwrap();
-            Ok(n)
-        })
-    };
-    assert_eq!(write(vec![Ok(999), Err(Errno::INTR), Ok(5)]), Ok(1000));
-    let failed = |done, source| Err(Incomplete { done, source });
-    assert_eq!(write(vec![Ok(10), Err(Errno::NOSPC)]), failed(10, Errno::NOSPC));
-    assert_eq!(write(vec![Ok(10), Ok(0)]), failed(10, Errno::IO));
-    assert_eq!(write(vec![Err(Errno::AGAIN), Ok(1000)]), Ok(1000));
-    let vain = |n| [vec![Err(Errno::AGAIN); n], vec![Ok(1000)]].concat();
-    assert_eq!(write(vain(100)), Ok(1000));
-    assert_eq!(write(vain(101)), failed(0, Errno::AGAIN));
 }
 
 #[test]
