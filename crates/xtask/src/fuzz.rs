@@ -16,7 +16,7 @@ use crate::{command, workspace};
 /// Longest input the fuzzer tries, in bytes.
 const MAX_LEN: usize = 4096;
 /// Largest corpus of a target that is kept, in inputs, and the longest of them, in bytes.
-const KEPT: usize = 150;
+const KEPT: usize = 100;
 const KEPT_LEN: usize = 512;
 
 /// What to fuzz.
@@ -143,7 +143,7 @@ fn unpack(target: &str, seeds: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Makes the corpus of `target` of the shortest inputs that together do all that is known.
+/// Makes the corpus of `target` of inputs that together do much of what is known.
 fn pack(target: &str, found: &Path, seeds: &Path) -> Result<usize> {
     let merged = directory(target, "merged")?;
     fs::remove_dir_all(&merged)?;
@@ -157,12 +157,14 @@ fn pack(target: &str, found: &Path, seeds: &Path) -> Result<usize> {
     for entry in fs::read_dir(&merged)? {
         inputs.push(fs::read(entry?.path())?);
     }
-    inputs.sort_by_key(|input| (input.len(), input.clone()));
-    inputs.truncate(KEPT);
     inputs.retain(|input| !input.is_empty());
-    let text: String = inputs.iter().map(|input| encode(input) + "\n").collect();
+    inputs.sort_by_key(|input| (input.len(), input.clone()));
+    // Of too many, some of every length.
+    let step = inputs.len().div_ceil(KEPT).max(1);
+    let kept = inputs.iter().rev().step_by(step);
+    let text: String = kept.clone().map(|input| encode(input) + "\n").collect();
     fs::write(corpus(target), text)?;
-    Ok(inputs.len())
+    Ok(kept.count())
 }
 
 fn encode(bytes: &[u8]) -> String {
