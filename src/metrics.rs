@@ -1,4 +1,5 @@
-//! Counters: what a device or the machine has done, cheap enough to be kept always.
+//! Counters: what a device or the machine has done, cheap enough to be kept always; and gauges, which
+//! say how things stand.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -23,21 +24,38 @@ impl Count {
     }
 }
 
+/// A number that goes up and down: what was last heard.
+#[derive(Debug, Default)]
+pub struct Gauge(AtomicU64);
+
+impl Gauge {
+    /// Takes over what is heard now.
+    pub fn set(&self, n: u64) {
+        self.0.store(n, Ordering::Relaxed);
+    }
+
+    /// The number; 0 before anything was heard.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
 /// A set of named counters, as [`counters!`] makes them.
 pub trait Counters: Send + Sync {
     /// Calls `report` with the name and the number of each counter, always in the same order.
     fn each(&self, report: &mut dyn FnMut(&'static str, u64));
 }
 
-/// Defines a struct of [`Count`]s that is [`Counters`] under the names of its fields.
+/// Defines a struct of [`Count`]s that is [`Counters`] under the names of its fields; a field
+/// followed by `: Gauge` is a [`Gauge`].
 macro_rules! counters {
     ($(#[$about:meta])* $vis:vis struct $name:ident {
-        $($(#[$meaning:meta])* $field:ident,)+
+        $($(#[$meaning:meta])* $field:ident $(: $gauge:ident)?,)+
     }) => {
         $(#[$about])*
         #[derive(Debug, Default)]
         $vis struct $name {
-            $($(#[$meaning])* pub $field: $crate::metrics::Count,)+
+            $($(#[$meaning])* pub $field: counters!(@kind $($gauge)?),)+
         }
 
         impl $crate::metrics::Counters for $name {
@@ -46,6 +64,8 @@ macro_rules! counters {
             }
         }
     };
+    (@kind) => { $crate::metrics::Count };
+    (@kind Gauge) => { $crate::metrics::Gauge };
 }
 pub(crate) use counters;
 
@@ -54,23 +74,27 @@ mod tests {
     use super::*;
 
     counters! {
-        /// Two.
-        struct Two {
+        /// Three.
+        struct Three {
             /// The first.
             first,
             /// The second.
             second,
+            /// How it stands.
+            third: Gauge,
         }
     }
 
     #[test]
     fn counters_are_reported_by_name_in_the_order_of_their_fields() {
-        let two = Two::default();
-        two.first.inc();
-        two.second.add(40);
-        two.second.inc();
+        let three = Three::default();
+        three.first.inc();
+        three.second.add(40);
+        three.second.inc();
+        three.third.set(9);
+        three.third.set(7);
         let mut seen = Vec::new();
-        two.each(&mut |name, number| seen.push((name, number)));
-        assert_eq!(seen, [("first", 1), ("second", 41)]);
+        three.each(&mut |name, number| seen.push((name, number)));
+        assert_eq!(seen, [("first", 1), ("second", 41), ("third", 7)]);
     }
 }
