@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use thiserror::Error;
 
 use super::{
-    Disk, FileError, MAX_CMDLINE_LEN, MAX_CPUS, MAX_VIRTIO_DEVICES, MEMORY_STEP, MIN_MEMORY,
-    MemorySize, Net,
+    Balloon, Disk, FileError, MAX_CMDLINE_LEN, MAX_CPUS, MAX_VIRTIO_DEVICES, MEMORY_STEP,
+    MIN_MEMORY, MemorySize, Net,
 };
 
 /// Why a configuration cannot be used.
@@ -67,7 +67,7 @@ pub enum ConfigError {
     ReadonlyWithoutRootfs,
     /// More devices than the machine has slots.
     #[error(
-        "{0} virtio devices (disks, networks, entropy), a machine has at most {MAX_VIRTIO_DEVICES}"
+        "{0} virtio devices (disks, networks, entropy, balloon), a machine has at most {MAX_VIRTIO_DEVICES}"
     )]
     TooManyDevices(usize),
     /// A disk id that the guest cannot be shown.
@@ -111,6 +111,17 @@ pub enum ConfigError {
     /// The MTU is out of range.
     #[error("mtu is {0}, a tap takes {min} to {max}", min = Net::MIN_MTU, max = Net::MAX_MTU)]
     Mtu(u16),
+    /// The balloon leaves the guest nothing.
+    #[error("balloon is {wanted}, the machine has {memory}")]
+    BalloonTooLarge {
+        /// Size of the balloon.
+        wanted: MemorySize,
+        /// Memory of the machine.
+        memory: MemorySize,
+    },
+    /// The balloon's size cannot be told to the guest.
+    #[error("balloon is {0}, which is not a multiple of {step}", step = Balloon::STEP)]
+    BalloonStep(MemorySize),
 }
 
 impl ConfigError {
@@ -149,6 +160,8 @@ impl ConfigError {
             Self::TapName(_) => "use a name such as tap0",
             Self::DuplicateTap(_) => "give each --net its own tap=NAME",
             Self::Mtu(_) => "leave mtu= out for the usual 1500",
+            Self::BalloonTooLarge { .. } => "leave the guest what it needs, or give more --memory",
+            Self::BalloonStep(_) => "give whole MiB, such as size=64M",
         };
         Some(text.to_owned())
     }

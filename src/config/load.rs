@@ -120,12 +120,15 @@ mod tests {
     #[test]
     fn both_forms_of_file_say_the_same() {
         let toml = "cpus = 2\nmemory = '1G'\nacpi = false\nboot-protocol = 'pvh'\n\
-                    [[disk]]\npath = '/a'\nreadonly = true\n[[net]]\ntap = 'tap0'\n";
+                    [[disk]]\npath = '/a'\nreadonly = true\n[[net]]\ntap = 'tap0'\n\
+                    [balloon]\nsize = '64M'\nstatistics = '1s'\n";
         let json = r#"{"cpus": 2, "memory": "1G", "acpi": false, "boot-protocol": "pvh",
-                       "disk": [{"path": "/a", "readonly": true}], "net": [{"tap": "tap0"}]}"#;
+                       "disk": [{"path": "/a", "readonly": true}], "net": [{"tap": "tap0"}],
+                       "balloon": {"size": "64M", "statistics": "1s"}}"#;
         let toml = load_text("vm.toml", toml).expect("valid");
         assert_eq!(toml, load_text("vm.json", json).expect("valid"));
         assert_eq!((toml.cpus, toml.disk.len(), toml.net.len()), (Some(2), 1, 1));
+        assert_eq!(toml.balloon, Some("size=64M,statistics=1s".parse().expect("valid")));
     }
 
     #[test]

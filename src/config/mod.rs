@@ -6,6 +6,7 @@
 //! [`VmConfig::validate`] refuses what cannot work. Nothing here touches the host except reading
 //! the file in [`load`] and the host's limits in [`Host::read`].
 
+mod balloon;
 mod disk;
 mod error;
 mod file;
@@ -23,6 +24,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+pub use balloon::{Balloon, Interval, IntervalError};
 pub use disk::{Disk, Engine};
 pub use error::ConfigError;
 pub use file::{FileError, open_image, open_regular};
@@ -80,6 +82,8 @@ pub struct VmConfig {
     /// Network interfaces, in the order in which the guest sees them.
     #[serde(rename = "net")]
     pub nets: Vec<Net>,
+    /// The memory balloon; without one the guest cannot give memory back.
+    pub balloon: Option<Balloon>,
     /// How much may pass through the devices.
     #[serde(rename = "limit")]
     pub limits: Vec<Limit>,
@@ -109,11 +113,13 @@ impl VmConfig {
     }
 
     /// The names of the virtio devices in the guest's order: disks by their ids, `net0`, `net1` and
-    /// so on, and `rng`.
+    /// so on, `rng` and `balloon`.
     pub fn device_names(&self) -> Vec<String> {
         let disks = self.drives().into_iter().filter_map(|disk| disk.id);
         let nets = (0..self.nets.len()).map(|index| format!("net{index}"));
-        disks.chain(nets).chain(["rng".to_owned()]).collect()
+        let others = [("rng", true), ("balloon", self.balloon.is_some())];
+        let others = others.into_iter().filter(|(_, exists)| *exists);
+        disks.chain(nets).chain(others.map(|(name, _)| name.to_owned())).collect()
     }
 }
 

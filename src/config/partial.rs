@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use super::{
-    BootProtocol, ConfigError, Console, Disk, Limit, MAX_CPUS, MemorySize, Net, VmConfig,
+    Balloon, BootProtocol, ConfigError, Console, Disk, Limit, MAX_CPUS, MemorySize, Net, VmConfig,
     parse_switch,
 };
 
@@ -71,6 +71,16 @@ pub struct PartialConfig {
     #[arg(long, value_name = "tap=NAME,mac=MAC,mtu=BYTES", help_heading = "Machine")]
     pub net: Vec<Net>,
 
+    /// Let the guest give memory back: an empty balloon, or one of `size` that takes it
+    #[arg(
+        long,
+        value_name = "size=SIZE,statistics=1s,...",
+        num_args = 0..=1,
+        default_missing_value = "size=0M",
+        help_heading = "Machine"
+    )]
+    pub balloon: Option<Balloon>,
+
     /// Limit what passes through a device; repeatable
     #[arg(
         long,
@@ -100,7 +110,8 @@ pub struct PartialConfig {
 
 impl PartialConfig {
     /// Lays `self` over `base`: what `self` says wins, what it leaves out comes from `base`. A list
-    /// of disks, networks or limits replaces the whole list beneath it.
+    /// of disks, networks or limits replaces the whole list beneath it, and a balloon the whole
+    /// balloon.
     #[must_use]
     pub fn over(self, base: Self) -> Self {
         Self {
@@ -115,6 +126,7 @@ impl PartialConfig {
             memory: self.memory.or(base.memory),
             disk: if self.disk.is_empty() { base.disk } else { self.disk },
             net: if self.net.is_empty() { base.net } else { self.net },
+            balloon: self.balloon.or(base.balloon),
             limit: if self.limit.is_empty() { base.limit } else { self.limit },
             metrics: self.metrics.or(base.metrics),
             console: self.console.or(base.console),
@@ -141,6 +153,7 @@ impl PartialConfig {
             memory: self.memory.unwrap_or(MemorySize::from_mib(256)),
             disks: self.disk,
             nets: self.net,
+            balloon: self.balloon,
             limits: self.limit,
             metrics: self.metrics,
             console: self.console.unwrap_or_default(),

@@ -3,8 +3,8 @@
 use std::collections::HashSet;
 
 use super::{
-    ConfigError, Disk, MAX_CMDLINE_LEN, MAX_CPUS, MAX_VIRTIO_DEVICES, MEMORY_STEP, MIN_MEMORY,
-    MemorySize, Net, VmConfig,
+    Balloon, ConfigError, Disk, MAX_CMDLINE_LEN, MAX_CPUS, MAX_VIRTIO_DEVICES, MEMORY_STEP,
+    MIN_MEMORY, MemorySize, Net, VmConfig,
 };
 
 /// What a configuration is measured against.
@@ -34,6 +34,7 @@ impl VmConfig {
         self.validate_paths()?;
         self.validate_disks()?;
         self.validate_nets()?;
+        self.validate_balloon()?;
         self.validate_limits()?;
         let devices = self.device_names().len();
         refuse_if(devices > MAX_VIRTIO_DEVICES, || ConfigError::TooManyDevices(devices))
@@ -112,6 +113,17 @@ impl VmConfig {
             }
         }
         Ok(())
+    }
+
+    fn validate_balloon(&self) -> Result<(), ConfigError> {
+        let Some(Balloon { size, .. }) = self.balloon else { return Ok(()) };
+        refuse_if(!size.bytes().is_multiple_of(Balloon::STEP.bytes()), || {
+            ConfigError::BalloonStep(size)
+        })?;
+        refuse_if(size >= self.memory, || ConfigError::BalloonTooLarge {
+            wanted: size,
+            memory: self.memory,
+        })
     }
 }
 
@@ -223,6 +235,18 @@ mod tests {
         assert!(refused(|c| c.nets = vec![net("a/b", None)]).contains("\"a/b\""));
         assert!(refused(|c| c.nets = vec![net("tap0", Some(67))]).contains("67"));
         assert!(refused(|c| c.nets = vec![net("tap0", Some(65522))]).contains("65522"));
+    }
+
+    #[test]
+    fn balloon_must_leave_the_guest_memory() {
+        let balloon = |size| Some(Balloon { size, ..Balloon::default() });
+        let mut config = valid();
+        config.balloon = balloon(MemorySize::from_mib(255));
+        config.validate(&HOST).expect("some is left");
+        let all = refused(|c| c.balloon = balloon(c.memory));
+        assert_eq!(all, "balloon is 256M, the machine has 256M");
+        let torn = refused(|c| c.balloon = balloon(MemorySize::from_bytes((1 << 20) + 4096)));
+        assert_eq!(torn, "balloon is 1028K, which is not a multiple of 1M");
     }
 
     #[test]

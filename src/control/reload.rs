@@ -34,6 +34,9 @@ impl Reload {
         let changed = devices.iter().filter(|device| self.apply(device, &new)).count();
         info!("configuration read again: {changed} of {} devices changed", devices.len());
         self.current.limits = new.limits;
+        if let (Some(current), Some(new)) = (&mut self.current.balloon, new.balloon) {
+            current.size = new.size;
+        }
     }
 
     /// Changes one device; tells whether there was anything to change.
@@ -61,6 +64,12 @@ fn changes(name: &str, old: &VmConfig, new: &VmConfig) -> Vec<Change> {
     if !changes.is_empty() {
         changes.extend(limits(new, name));
     }
+    if let (Some(before), Some(after)) = (&old.balloon, &new.balloon)
+        && name == "balloon"
+        && before.size != after.size
+    {
+        changes.push(Change::BalloonTarget(after.size_mib()));
+    }
     // The file behind a disk may have grown whatever the configuration says.
     if new.drives().iter().any(|disk| disk.id.as_deref() == Some(name)) {
         changes.push(Change::DiskSize);
@@ -70,7 +79,11 @@ fn changes(name: &str, old: &VmConfig, new: &VmConfig) -> Vec<Change> {
 
 /// The keys that differ and cannot change.
 fn fixed_differences(old: &VmConfig, new: &VmConfig) -> Vec<String> {
-    let (old, new) = (keys(old), keys(new));
+    let (mut old, new) = (old.clone(), new.clone());
+    if let (Some(before), Some(after)) = (&mut old.balloon, &new.balloon) {
+        before.size = after.size;
+    }
+    let (old, new) = (keys(&old), keys(&new));
     let differs = |(key, value): &(String, Value)| key != "limit" && new.get(key) != Some(value);
     old.into_iter().filter(differs).map(|(key, _)| key).collect()
 }
@@ -124,6 +137,20 @@ mod tests {
     fn disk_is_always_asked_for_its_size() {
         let config = config(&[]);
         assert_eq!(changes("rootfs", &config, &config), [Change::DiskSize]);
+    }
+
+    #[test]
+    fn balloon_gets_its_new_size_and_nothing_else_of_it_changes() {
+        let with = |text: &str| {
+            let balloon = Some(text.parse().expect(text));
+            VmConfig { balloon, ..config(&[]) }
+        };
+        let (old, new) = (with("size=8M"), with("size=16M"));
+        assert_eq!(changes("balloon", &old, &new), [Change::BalloonTarget(16)]);
+        assert_eq!(changes("balloon", &old, &old), []);
+        assert!(fixed_differences(&old, &new).is_empty());
+        let other = with("size=8M,deflate-on-oom=off");
+        assert_eq!(fixed_differences(&old, &other), ["balloon"]);
     }
 
     #[test]

@@ -42,6 +42,9 @@ pub enum MachineError {
         #[source]
         source: TapError,
     },
+    /// The balloon's timer cannot be had.
+    #[error("create a timer for the balloon")]
+    Balloon(#[source] io::Error),
     /// Guest memory cannot be had.
     #[error("allocate {mib} MiB of guest memory")]
     Memory {

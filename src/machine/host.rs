@@ -6,6 +6,7 @@ use std::path::Path;
 use super::MachineError;
 use crate::config::{self, VmConfig, open_regular};
 use crate::devices::virtio::VirtioDevice;
+use crate::devices::virtio::balloon::Balloon;
 use crate::devices::virtio::block::{Block, Disk};
 use crate::devices::virtio::net::{Net, Tap};
 use crate::devices::virtio::rng::Rng;
@@ -26,6 +27,9 @@ impl HostResources {
         let mut devices = open_disks(config)?;
         devices.extend(open_nets(config)?);
         devices.push(Box::new(Rng::default()));
+        if let Some(balloon) = &config.balloon {
+            devices.push(Box::new(Balloon::open(balloon).map_err(MachineError::Balloon)?));
+        }
         Ok(Self { kernel, initrd, devices })
     }
 }

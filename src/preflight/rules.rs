@@ -176,6 +176,7 @@ impl Rules<'_> {
             (config.console == Console::Serial, "SERIAL_8250_CONSOLE", "the console stays empty"),
             (disks, "VIRTIO_BLK", "it sees no --disk"),
             (!config.nets.is_empty(), "VIRTIO_NET", "it sees no --net"),
+            (config.balloon.is_some(), "VIRTIO_BALLOON", "it gives no memory back"),
         ];
         let missing =
             wanted.into_iter().filter(|(wanted, option, _)| *wanted && self.absent(option));

@@ -5,6 +5,13 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
+/// Resident bytes of process `pid`, those of its guest among them.
+pub fn resident(pid: u32) -> u64 {
+    let maps = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();
+    let line = maps.lines().find(|line| line.starts_with("Rss:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
+}
+
 /// Resident bytes of process `pid`, without its mappings of `guest_bytes` and more: those are
 /// the guest's memory.
 pub fn resident_beside_guest(pid: u32, guest_bytes: u64) -> u64 {

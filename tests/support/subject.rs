@@ -76,8 +76,20 @@ pub const RNG: Subject = Subject {
     request: || vec![Desc::writable(BUFFER, 64)],
 };
 
-/// Every device, in the order of the machine of [`machine`].
-pub const SUBJECTS: [Subject; 3] = [BLOCK, NET, RNG];
+/// Takes pages out of the balloon, which a guest may say of any.
+pub const BALLOON: Subject = Subject {
+    name: "balloon",
+    device: Device::nth(3),
+    queue: 1,
+    queues: 4,
+    device_type: 5,
+    queue_size: 64,
+    writes: 0,
+    request: || vec![Desc::readable(BUFFER, 64)],
+};
+
+/// Every device, in the order of the machine of [`Everything`].
+pub const SUBJECTS: [Subject; 4] = [BLOCK, NET, RNG, BALLOON];
 
 impl Subject {
     /// The request that works, as a chain from descriptor 0 on. Its buffers want zeros.
@@ -148,7 +160,8 @@ impl Everything {
 
     /// The machine, which performs `script`, in a network namespace of its own.
     pub fn vmm(&self, script: &[u8]) -> Vmm {
-        Vmm::evil(script).disk(self.disk.path(), "").args(["--net", "tap=vmm0"]).in_own_network()
+        let vmm = Vmm::evil(script).disk(self.disk.path(), "").in_own_network();
+        vmm.args(["--net", "tap=vmm0", "--balloon", "statistics=1s"])
     }
 }
 

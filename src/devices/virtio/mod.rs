@@ -1,5 +1,6 @@
 //! Virtio: the transport, the rings, and the devices behind them.
 
+pub mod balloon;
 pub mod batch;
 pub mod block;
 pub mod chain;

@@ -37,6 +37,7 @@ pub(crate) const DATA: u64 = 0x10_0000;
 
 /// Register offsets.
 pub(crate) mod reg {
+    pub(crate) const DEVICE_ID: u64 = 0x08;
     pub(crate) const DEVICE_FEATURES: u64 = 0x10;
     pub(crate) const DEVICE_FEATURES_SEL: u64 = 0x14;
     pub(crate) const DRIVER_FEATURES: u64 = 0x20;
@@ -190,7 +191,9 @@ impl Driver {
         self.write(reg::STATUS, 0);
         self.set_status(status::ACKNOWLEDGE);
         self.set_status(status::DRIVER);
-        self.write_features(features | F_VERSION_1);
+        // Which queues a balloon has depends on what was accepted: all of it (section 5.5.2).
+        let own = if self.read(reg::DEVICE_ID) == 5 { self.offered() & 0xff } else { 0 };
+        self.write_features(features | own | F_VERSION_1);
         self.set_status(status::FEATURES_OK);
     }
 

@@ -4,14 +4,14 @@ use std::collections::VecDeque;
 use std::io::{IoSlice, IoSliceMut};
 use std::num::NonZeroU64;
 use std::os::fd::{AsRawFd, RawFd};
-
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 use rustix::io::Errno;
 use tempfile::NamedTempFile;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
+use super::balloon::Balloon;
 use super::block::tests::Patient;
 use super::block::{Block, Disk};
 use super::device::{Change, F_EVENT_IDX, F_INDIRECT_DESC, RING_FEATURES, VirtioDevice};
@@ -23,7 +23,7 @@ use super::testing::{
     reg,
 };
 use super::throttle::Direction;
-use crate::config::Engine;
+use crate::config::{self, Engine};
 use crate::metrics::Counters;
 use crate::rate_limiter::Rate;
 
@@ -42,6 +42,10 @@ pub(crate) const KINDS: &[Kind] = &[
     Kind { name: "net receiving", queue: 0, make: net, works: net_works },
     Kind { name: "net sending", queue: 1, make: net, works: net_works },
     Kind { name: "rng", queue: 0, make: || Box::new(Rng::new()), works: rng_works },
+    Kind { name: "balloon inflation", queue: 0, make: balloon, works: balloon_inflates },
+    Kind { name: "balloon deflation", queue: 1, make: balloon, works: balloon_deflates },
+    Kind { name: "balloon statistics", queue: 2, make: balloon, works: balloon_has_statistics },
+    Kind { name: "balloon reporting", queue: 3, make: balloon, works: balloon_takes_reports },
 ];
 
 impl Kind {
@@ -152,6 +156,55 @@ fn rng_works(driver: &mut Driver) -> bool {
     let head = driver.chain(0, &[(DATA, 64, WRITE)]);
     driver.kick(0);
     driver.used(0) == [(head, 64)] && driver.peek(DATA, 64) != [0; 64]
+}
+
+fn balloon() -> Box<dyn VirtioDevice> {
+    let statistics = Some("1s".parse().unwrap());
+    let config = config::Balloon { statistics, ..config::Balloon::default() };
+    let mut balloon = Balloon::open(&config).unwrap();
+    balloon.ask_every(Duration::from_millis(1));
+    Box::new(balloon)
+}
+
+/// A page for the balloon's requests to name.
+const GIVEN: u64 = DATA + 0x4000;
+
+fn balloon_gives_back(driver: &mut Driver, queue: usize, part: (u64, u32, u16)) -> bool {
+    let frame = u32::try_from(GIVEN >> 12).unwrap();
+    driver.poke(DATA, &frame.to_le_bytes());
+    driver.poke(GIVEN, &[0xff; 4096]);
+    driver.used(queue);
+    let head = driver.chain(queue, &[part]);
+    driver.kick(queue);
+    driver.used(queue) == [(head, 0)] && driver.peek(GIVEN, 4096) == [0; 4096]
+}
+
+fn balloon_inflates(driver: &mut Driver) -> bool {
+    balloon_gives_back(driver, 0, (DATA, 4, 0))
+}
+
+fn balloon_takes_reports(driver: &mut Driver) -> bool {
+    balloon_gives_back(driver, 3, (GIVEN, 4096, WRITE))
+}
+
+fn balloon_deflates(driver: &mut Driver) -> bool {
+    driver.used(1);
+    let head = driver.chain(1, &[(DATA, 4, 0)]);
+    driver.kick(1);
+    driver.used(1) == [(head, 0)]
+}
+
+fn balloon_has_statistics(driver: &mut Driver) -> bool {
+    driver.used(2);
+    let head = driver.chain(2, &[(DATA, 10, 0)]);
+    driver.kick(2);
+    let kept = driver.used(2).is_empty();
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while driver.run_backend() == 0 {
+        assert!(Instant::now() < deadline, "the timer does not go off");
+        std::thread::sleep(Duration::from_micros(100));
+    }
+    kept && driver.used(2) == [(head, 0)]
 }
 
 /// Breaks a queue; the device must then need a reset.
@@ -286,7 +339,8 @@ fn chains_a_device_has_no_use_for_are_returned_or_need_a_reset() {
         &[(DATA, 4096, WRITE)],
         &[(DATA, 16, 0), (DATA + 0x1000, 1, WRITE)],
     ];
-    for kind in KINDS.iter().filter(|kind| kind.name != "net receiving") {
+    let keeps = ["net receiving", "balloon statistics"];
+    for kind in KINDS.iter().filter(|kind| !keeps.contains(&kind.name)) {
         for parts in cases {
             let mut driver = kind.started(0);
             for _ in 0..40 {
@@ -502,7 +556,9 @@ proptest! {
         let kind = &KINDS[which];
         let mut driver = kind.started(0);
         let size = usize::try_from(HIGH_END - HIGH_START).unwrap();
-        let poison: Vec<u8> = contents.iter().copied().cycle().take(0x10000).collect();
+        // The balloon takes what it reads for pages: for none that there are.
+        let high = if kind.name == "balloon inflation" { 0x80 } else { 0 };
+        let poison: Vec<u8> = contents.iter().map(|b| b | high).cycle().take(0x10000).collect();
         driver.poke(DATA, &poison);
         let high = vec![0xa5; size];
         driver.poke(HIGH_START, &high);
@@ -544,11 +600,16 @@ fn one_a_second(direction: Direction) -> Change {
     Change::Limit { direction, bytes: None, operations }
 }
 
+/// The devices that move data; a balloon has nothing to limit.
+fn limited_kinds() -> impl Iterator<Item = &'static Kind> {
+    KINDS.iter().filter(|kind| !kind.name.starts_with("balloon"))
+}
+
 /// A limited device does one request, then waits without being asked again and again; the timer
 /// or another limit sets it going.
 #[test]
 fn limit_holds_every_device_until_it_is_time() {
-    for kind in KINDS {
+    for kind in limited_kinds() {
         let mut driver = kind.started(RING_FEATURES);
         for direction in [Direction::Send, Direction::Receive] {
             driver.transport.update(&one_a_second(direction)).unwrap();
@@ -573,7 +634,7 @@ fn limit_holds_every_device_until_it_is_time() {
 
 #[test]
 fn wait_for_a_limit_ends_by_itself() {
-    for kind in KINDS {
+    for kind in limited_kinds() {
         let mut driver = kind.started(RING_FEATURES);
         let rate = Rate { per_second: NonZeroU64::new(50).unwrap(), burst: NonZeroU64::MIN };
         for direction in [Direction::Send, Direction::Receive] {
