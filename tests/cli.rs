@@ -186,6 +186,10 @@ fn sizes_and_counts_out_of_range_are_refused() {
         (&[K, "--balloon", "size=64"], "did you mean 64M?"),
         (&[K, "--net", "tap=t,mtu=0"], "mtu is 0"),
         (&[K, "--net", "tap=t,mtu=65536"], "mtu"),
+        (&[K, "--net", "tap=t,ip=10.0.0.2"], "ip: an address is written with its network's prefix"),
+        (&[K, "--net", "tap=t,gateway=10.0.0.1"], "gateway 10.0.0.1 is given without ip"),
+        (&[K, "--net", "tap=t,ip6=10.0.0.1"], "ip6"),
+        (&[K, "--net", "tap=t,filter=maybe"], "neither `on` nor `off`"),
     ]);
 }
 

@@ -75,7 +75,7 @@ fn frames_at_the_host(machine: &Running) -> u64 {
 /// Runs `build`, and returns its outcomes as states with the number of frames the host got.
 fn sent_by(build: impl FnOnce(&mut Script) -> Vec<Outcome>) -> (Vec<u64>, Vec<u16>, u64) {
     let mut script = Script::new();
-    // An Ethernet frame from and to nobody.
+    // An Ethernet frame from the guest to nobody.
     script.fill(FRAME, 0x2_0000, 0);
     script.copy(FRAME, &[0x02, 0, 0, 0, 0, 1, 0x02, 0, 0, 0, 0, 2, 0x88, 0xb5]);
     let outcomes = build(&mut script);
@@ -203,6 +203,32 @@ fn offloads_that_were_not_negotiated_are_dropped() {
             send_frame(script, F_CSUM, segments, 4000),
             send_frame(script, F_CSUM | F_HOST_TSO6, segments, 4000),
         ]
+    });
+}
+
+/// N4: the interface's own counter says that nothing of it arrives.
+#[test]
+fn frames_from_others_and_for_switches_do_not_arrive_at_the_host() {
+    let own = [0x02, 0, 0, 0, 0, 2];
+    let frame = |to: [u8; 6], from: [u8; 6], kind: [u8; 2]| [&to[..], &from, &kind].concat();
+    let foreign = [
+        frame([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 3], [0x88, 0xb5]),
+        frame([2, 0, 0, 0, 0, 1], [0xff; 6], [0x88, 0xb5]),
+        frame([2, 0, 0, 0, 0, 1], own, [0x81, 0]),
+        frame([1, 0x80, 0xc2, 0, 0, 0], own, [0, 38]),
+        frame([0xff; 6], own, [0x88, 0xcc]),
+        // ARP whose sender is all zero.
+        frame([0xff; 6], own, [8, 6]),
+    ];
+    expect_frames(1, |script| {
+        let mut outcomes = Vec::new();
+        for start in &foreign {
+            script.copy(FRAME, start);
+            outcomes.push(send_frame(script, 0, Header::default(), 60));
+        }
+        script.copy(FRAME, &frame([2, 0, 0, 0, 0, 1], own, [0x88, 0xb5]));
+        outcomes.push(send_frame(script, 0, Header::default(), 60));
+        outcomes
     });
 }
 

@@ -1,12 +1,13 @@
 //! Why a configuration cannot be used.
 
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
 use thiserror::Error;
 
 use super::{
-    Balloon, Disk, FileError, MAX_CMDLINE_LEN, MAX_CPUS, MAX_VIRTIO_DEVICES, MEMORY_STEP,
-    MIN_MEMORY, MemorySize, Net,
+    Balloon, Disk, FileError, Ipv4Network, MAX_CMDLINE_LEN, MAX_CPUS, MAX_VIRTIO_DEVICES,
+    MEMORY_STEP, MIN_MEMORY, MemorySize, Net,
 };
 
 /// Why a configuration cannot be used.
@@ -122,6 +123,20 @@ pub enum ConfigError {
     /// The balloon's size cannot be told to the guest.
     #[error("balloon is {0}, which is not a multiple of {step}", step = Balloon::STEP)]
     BalloonStep(MemorySize),
+    /// A router that the guest could not reach.
+    #[error("gateway {gateway} is not another host in the network of ip {ip}")]
+    Gateway {
+        /// The router's address.
+        gateway: Ipv4Addr,
+        /// The guest's address.
+        ip: Ipv4Network,
+    },
+    /// A router without a network.
+    #[error("gateway {0} is given without ip")]
+    GatewayWithoutIp(Ipv4Addr),
+    /// An IPv6 address that is no host's.
+    #[error("ip6 {0} cannot be the address of a host")]
+    Ip6(Ipv6Addr),
 }
 
 impl ConfigError {
@@ -162,6 +177,10 @@ impl ConfigError {
             Self::Mtu(_) => "leave mtu= out for the usual 1500",
             Self::BalloonTooLarge { .. } => "leave the guest what it needs, or give more --memory",
             Self::BalloonStep(_) => "give whole MiB, such as size=64M",
+            Self::Gateway { .. } | Self::GatewayWithoutIp(_) => {
+                "give both, such as ip=172.16.0.2/24,gateway=172.16.0.1"
+            }
+            Self::Ip6(_) => "give the guest's global address, such as ip6=fd00::2",
         };
         Some(text.to_owned())
     }

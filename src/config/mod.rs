@@ -6,6 +6,7 @@
 //! [`VmConfig::validate`] refuses what cannot work. Nothing here touches the host except reading
 //! the file in [`load`] and the host's limits in [`Host::read`].
 
+mod address;
 mod balloon;
 mod disk;
 mod error;
@@ -24,6 +25,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+pub use address::{Ipv4Network, Ipv4NetworkError};
 pub use balloon::{Balloon, Interval, IntervalError};
 pub use disk::{Disk, Engine};
 pub use error::ConfigError;

@@ -1,14 +1,15 @@
 //! A network interface of the guest and its hardware address.
 
 use std::fmt;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use super::{KeyValueError, parse_key_values};
+use super::{Ipv4Network, KeyValueError, parse_key_values};
 
-/// A network interface on a TAP device: `--net tap=,mac=,mtu=` or a `[[net]]` of the file.
+/// A network interface on a TAP device: `--net tap=,ip=,...` or a `[[net]]` of the file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Net {
@@ -20,6 +21,23 @@ pub struct Net {
     /// Largest packet in bytes the guest should send, told to it through `VIRTIO_NET_F_MTU`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mtu: Option<u16>,
+    /// The guest's IPv4 address, handed to its kernel and the only one it may send from. Any when
+    /// absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ip: Option<Ipv4Network>,
+    /// The router of the guest's IPv4 network, handed to its kernel.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gateway: Option<Ipv4Addr>,
+    /// The only IPv6 address the guest may send from, besides those of its link. Any when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ip6: Option<Ipv6Addr>,
+    /// Whether the guest may only send frames from itself, which speak for nobody else.
+    #[serde(default = "on")]
+    pub filter: bool,
+}
+
+const fn on() -> bool {
+    true
 }
 
 impl Net {
@@ -198,10 +216,17 @@ mod tests {
 
     #[test]
     fn flag_form_reads_every_key() {
-        let net: Net = "tap=tap0,mac=02:00:00:00:00:01,mtu=1500".parse().expect("valid");
+        let text = "tap=tap0,mac=02:00:00:00:00:01,mtu=1500,ip=10.0.0.2/8,gateway=10.0.0.1,\
+                    ip6=fd00::2,filter=off";
+        let net: Net = text.parse().expect("valid");
         assert_eq!(net.tap, "tap0");
         assert_eq!(net.mac_address(0).to_string(), "02:00:00:00:00:01");
         assert_eq!(net.mtu, Some(1500));
+        assert_eq!(net.ip.map(|ip| ip.to_string()).as_deref(), Some("10.0.0.2/8"));
+        assert_eq!(net.gateway, Some(Ipv4Addr::new(10, 0, 0, 1)));
+        assert_eq!(net.ip6.map(|ip| ip.to_string()).as_deref(), Some("fd00::2"));
+        assert!(!net.filter);
+        assert!("tap=tap0".parse::<Net>().expect("valid").filter);
     }
 
     #[test]

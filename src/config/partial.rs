@@ -68,7 +68,7 @@ pub struct PartialConfig {
     pub disk: Vec<Disk>,
 
     /// Add a network interface on a TAP device; repeatable
-    #[arg(long, value_name = "tap=NAME,mac=MAC,mtu=BYTES", help_heading = "Machine")]
+    #[arg(long, value_name = "tap=NAME,ip=ADDR/N,gateway=ADDR,...", help_heading = "Machine")]
     pub net: Vec<Net>,
 
     /// Let the guest give memory back: an empty balloon, or one of `size` that takes it

@@ -111,6 +111,7 @@ impl VmConfig {
                 let fits = (Net::MIN_MTU..=Net::MAX_MTU).contains(&mtu);
                 refuse_if(!fits, || ConfigError::Mtu(mtu))?;
             }
+            validate_addresses(net)?;
         }
         Ok(())
     }
@@ -124,6 +125,20 @@ impl VmConfig {
             wanted: size,
             memory: self.memory,
         })
+    }
+}
+
+fn validate_addresses(net: &Net) -> Result<(), ConfigError> {
+    if let Some(ip6) = net.ip6 {
+        let no_host = ip6.is_unspecified() || ip6.is_loopback() || ip6.is_multicast();
+        refuse_if(no_host, || ConfigError::Ip6(ip6))?;
+    }
+    match (net.ip, net.gateway) {
+        (None, Some(gateway)) => Err(ConfigError::GatewayWithoutIp(gateway)),
+        (Some(ip), Some(gateway)) => {
+            refuse_if(!ip.is_neighbour(gateway), || ConfigError::Gateway { gateway, ip })
+        }
+        (_, None) => Ok(()),
     }
 }
 
@@ -156,7 +171,7 @@ mod tests {
     }
 
     fn net(tap: &str, mtu: Option<u16>) -> Net {
-        Net { tap: tap.to_owned(), mac: None, mtu }
+        Net { mtu, ..format!("tap={}", tap.replace(',', ",,")).parse().expect("a tap is enough") }
     }
 
     #[test]
@@ -235,6 +250,13 @@ mod tests {
         assert!(refused(|c| c.nets = vec![net("a/b", None)]).contains("\"a/b\""));
         assert!(refused(|c| c.nets = vec![net("tap0", Some(67))]).contains("67"));
         assert!(refused(|c| c.nets = vec![net("tap0", Some(65522))]).contains("65522"));
+        let addresses = |text: &str| refused(|c| c.nets = vec![text.parse().expect(text)]);
+        let other = addresses("tap=t,ip=10.0.0.2/24,gateway=10.0.1.1");
+        assert_eq!(other, "gateway 10.0.1.1 is not another host in the network of ip 10.0.0.2/24");
+        let own = addresses("tap=t,ip=10.0.0.2/24,gateway=10.0.0.2");
+        assert!(own.contains("not another host"), "{own}");
+        assert_eq!(addresses("tap=t,gateway=10.0.0.1"), "gateway 10.0.0.1 is given without ip");
+        assert_eq!(addresses("tap=t,ip6=ff02::1"), "ip6 ff02::1 cannot be the address of a host");
     }
 
     #[test]

@@ -5,9 +5,13 @@ use crate::config::{Console, VmConfig};
 /// The command line: the user's own or the default, then what the user adds.
 ///
 /// The default prints to the serial port, restarts at once after a panic (which ends the
-/// machine), and mounts the first disk as the root filesystem when the user named one.
+/// machine), and mounts the first disk as the root filesystem when the user named one. Before it
+/// comes the address that the user gave a network interface, unless there is one in the line.
 pub(super) fn kernel_cmdline(config: &VmConfig) -> String {
     let mut line = config.cmdline.clone().unwrap_or_else(|| default_cmdline(config));
+    if let Some(address) = address_parameter(config) {
+        line = format!("{address} {line}").trim_end().to_owned();
+    }
     if let Some(append) = &config.append {
         if !line.is_empty() {
             line.push(' ');
@@ -32,6 +36,22 @@ fn default_cmdline(config: &VmConfig) -> String {
         words.push(if config.rootfs_readonly { "ro" } else { "rw" });
     }
     words.join(" ")
+}
+
+/// The parameter by which the guest's kernel sets an address (Linux, nfsroot.rst), which it does
+/// for one interface alone: the first that has one.
+fn address_parameter(config: &VmConfig) -> Option<String> {
+    let words = [&config.cmdline, &config.append].into_iter().flatten();
+    if words.flat_map(|text| text.split_whitespace()).any(|word| word.starts_with("ip=")) {
+        return None;
+    }
+    let (index, ip, net) = config
+        .nets
+        .iter()
+        .enumerate()
+        .find_map(|(index, net)| net.ip.map(|ip| (index, ip, net)))?;
+    let gateway = net.gateway.map(|gateway| gateway.to_string()).unwrap_or_default();
+    Some(format!("ip={}::{gateway}:{}::eth{index}:off", ip.address(), ip.netmask()))
 }
 
 #[cfg(test)]
@@ -70,5 +90,24 @@ mod tests {
             "console=ttyS0 panic=-1 x"
         );
         assert_eq!(kernel_cmdline(&config(|c| c.cmdline = Some(String::new()))), "");
+    }
+    #[test]
+    fn address_of_an_interface_is_handed_over_unless_the_user_hands_over_one() {
+        let line = |change: fn(&mut VmConfig)| {
+            kernel_cmdline(&config(|c| {
+                let nets =
+                    ["tap=a", "tap=b,ip=10.0.0.2/24,gateway=10.0.0.1", "tap=c,ip=10.1.0.2/8"];
+                c.nets = nets.map(|net| net.parse().unwrap()).into();
+                change(c);
+            }))
+        };
+        let address = "ip=10.0.0.2::10.0.0.1:255.255.255.0::eth1:off";
+        assert_eq!(line(|_| {}), format!("{address} console=ttyS0 panic=-1"));
+        assert_eq!(line(|c| c.cmdline = Some("a -- b".into())), format!("{address} a -- b"));
+        assert_eq!(line(|c| c.cmdline = Some(String::new())), address);
+        assert_eq!(line(|c| c.cmdline = Some("a ip=dhcp".into())), "a ip=dhcp");
+        let own = line(|c| c.append = Some("ip=dhcp".into()));
+        assert_eq!(own, "console=ttyS0 panic=-1 ip=dhcp");
+        assert!(line(|c| drop(c.nets.remove(1))).starts_with("ip=10.1.0.2:::255.0.0.0::eth1:off "));
     }
 }

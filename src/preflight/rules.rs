@@ -172,11 +172,13 @@ impl Rules<'_> {
     fn comforts(&self) -> Vec<Finding> {
         let config = self.config;
         let disks = config.rootfs.is_none() && !config.disks.is_empty();
+        let address = config.nets.iter().any(|net| net.ip.is_some());
         let wanted = [
             (config.console == Console::Serial, "SERIAL_8250_CONSOLE", "the console stays empty"),
             (disks, "VIRTIO_BLK", "it sees no --disk"),
             (!config.nets.is_empty(), "VIRTIO_NET", "it sees no --net"),
             (config.balloon.is_some(), "VIRTIO_BALLOON", "it gives no memory back"),
+            (address, "IP_PNP", "it leaves the ip= of --net to the guest's own programs"),
         ];
         let missing =
             wanted.into_iter().filter(|(wanted, option, _)| *wanted && self.absent(option));

@@ -10,7 +10,8 @@ use super::*;
 use crate::config::{Balloon, PartialConfig};
 
 /// Options with which nothing is missing.
-const COMPLETE: &str = "CONFIG_ACPI=y\nCONFIG_BLK_DEV_INITRD=y\nCONFIG_EXT4_FS=y\nCONFIG_RD_GZIP=y\n\
+const COMPLETE: &str = "CONFIG_ACPI=y\nCONFIG_BLK_DEV_INITRD=y\nCONFIG_EXT4_FS=y\nCONFIG_IP_PNP=y\n\
+    CONFIG_RD_GZIP=y\n\
     CONFIG_SERIAL_8250_CONSOLE=y\nCONFIG_SMP=y\nCONFIG_SQUASHFS=y\nCONFIG_SQUASHFS_ZSTD=y\n\
     CONFIG_VIRTIO_BALLOON=y\nCONFIG_VIRTIO_BLK=y\nCONFIG_VIRTIO_MMIO=y\nCONFIG_VIRTIO_MMIO_CMDLINE_DEVICES=y\n\
     CONFIG_VIRTIO_NET=y\nCONFIG_X86_MPPARSE=y\n";
@@ -233,6 +234,11 @@ fn missing_comforts_are_remarks() {
         .initrd(b"070701")
         .with(|config| config.balloon = Some(Balloon::default()));
     assert!(balloon.warned().contains("CONFIG_VIRTIO_BALLOON"));
+    let address = Case::new()
+        .kernel(&without("IP_PNP"))
+        .initrd(b"070701")
+        .with(|config| config.net = vec!["tap=tap0,ip=10.0.0.2/8".parse().expect("valid")]);
+    assert!(address.warned().contains("CONFIG_IP_PNP"));
     let smp =
         Case::new().kernel(&without("SMP")).initrd(b"070701").with(|config| config.cpus = Some(2));
     assert!(smp.warned().contains("CONFIG_SMP"));

@@ -2,8 +2,13 @@
 
 use std::io::{Read, Write};
 use std::net::TcpListener;
+use std::os::fd::OwnedFd;
 use std::process::{Command, Stdio};
 use std::thread;
+
+use rustix::net::{
+    AddressFamily, Protocol, RawProtocol, RecvFlags, SocketFlags, SocketType, recv, socket_with,
+};
 
 use crate::guest::{Ended, Guest, run_words, wait, wait_for};
 
@@ -34,6 +39,29 @@ impl Cable {
             .arg("--net")
             .arg(format!("tap={}{options}", self.tap))
             .append(&format!("ip={}::{}:255.255.255.0", self.guest, self.host))
+    }
+}
+
+/// Every frame that passes an interface of the host.
+struct Eavesdropper(OwnedFd);
+
+impl Eavesdropper {
+    fn new() -> Self {
+        // ETH_P_ALL, in network byte order (packet(7)).
+        let all = Protocol::from_raw(RawProtocol::new(u32::from(3u16.to_be())).expect("not zero"));
+        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+        let socket = socket_with(AddressFamily::PACKET, SocketType::RAW, flags, Some(all));
+        Self(socket.expect("packet socket"))
+    }
+
+    /// Whether a frame with the bytes `sign` among its first 34 has passed since the last call.
+    fn heard(&self, sign: &[u8]) -> bool {
+        let mut frame = [0; 34];
+        let mut heard = false;
+        while let Ok((len, _)) = recv(&self.0, &mut frame, RecvFlags::empty()) {
+            heard |= frame[..len].windows(sign.len()).any(|bytes| bytes == sign);
+        }
+        heard
     }
 }
 
@@ -162,4 +190,39 @@ fn busy_interface_is_refused_by_name() {
     assert_eq!(second.status, Some(3), "{second:#?}");
     assert!(second.stderr.contains("vmmtest8"), "{second:#?}");
     assert!(second.stderr.contains("busy") || second.stderr.contains("in use"), "{second:#?}");
+}
+
+/// N4: the guest changes its addresses; with the filter off the frames show what is missing.
+#[test]
+fn spoofed_frames_do_not_reach_the_host() {
+    let cable = Cable::new(9);
+    let (host, own) = (&cable.host, &cable.guest);
+    let script = format!(
+        "ping -c 1 -W 5 {host} && echo mine\n\
+         address=$(cat /sys/class/net/eth0/address)\n\
+         ip link set dev eth0 address 02:66:66:66:66:66\n\
+         ping -c 2 -W 1 {host} || echo no MAC\n\
+         ip link set dev eth0 address $address\n\
+         ip addr add 172.30.9.77/24 dev eth0\n\
+         ping -c 2 -W 1 -I 172.30.9.77 {host} || echo no IP\n\
+         ip addr del 172.30.9.77/24 dev eth0\n\
+         ping -c 1 -W 5 -I {own} {host} && echo mine again\n\
+         ip route | grep default"
+    );
+    let net = format!("tap={},ip={own}/24,gateway={host}", cable.tap);
+    let run = |more| Guest::minimal().arg("--net").arg(format!("{net}{more}")).run(&script);
+    let ears = Eavesdropper::new();
+    let filtered = run("");
+    assert_succeeded(&filtered);
+    for said in ["mine\n", "no MAC\n", "no IP\n", "mine again\n", "default via 172.30.9.1"] {
+        assert!(filtered.console.contains(said), "{said}: {filtered:#?}");
+    }
+    assert!(filtered.stderr.contains("a frame of the guest was refused"), "{filtered:#?}");
+    assert!(!ears.heard(&[0x02, 0x66, 0x66, 0x66, 0x66, 0x66]));
+
+    let open = run(",filter=off");
+    assert_succeeded(&open);
+    assert!(!open.stderr.contains("refused"), "{open:#?}");
+    assert!(ears.heard(&[0x02, 0x66, 0x66, 0x66, 0x66, 0x66]), "{open:#?}");
+    assert!(!open.console.contains("no IP\n"), "{open:#?}");
 }

@@ -161,7 +161,8 @@ impl Everything {
     /// The machine, which performs `script`, in a network namespace of its own.
     pub fn vmm(&self, script: &[u8]) -> Vmm {
         let vmm = Vmm::evil(script).disk(self.disk.path(), "").in_own_network();
-        vmm.args(["--net", "tap=vmm0", "--balloon", "statistics=1s"])
+        let vmm = vmm.args(["--net", "tap=vmm0,mac=02:00:00:00:00:02"]);
+        vmm.args(["--balloon", "statistics=1s"])
     }
 }
 

@@ -244,6 +244,21 @@ pub fn take_header<T: ByteValued + Default>(
 ) -> Result<Option<T>, GuestMemoryError> {
     let mut header = T::default();
     let bytes = header.as_mut_slice();
+    let whole = take_bytes(mem, ranges, bytes, rest)? == bytes.len();
+    Ok(whole.then_some(header))
+}
+
+/// Copies the start of `ranges` to `bytes`, as far as they reach, and puts what they hold besides
+/// into `rest`; tells how many bytes were copied.
+///
+/// # Errors
+/// Guest memory that cannot be read, which a checked chain rules out.
+pub fn take_bytes(
+    mem: &GuestMemory,
+    ranges: &[GuestRange],
+    bytes: &mut [u8],
+    rest: &mut Vec<GuestRange>,
+) -> Result<usize, GuestMemoryError> {
     let mut filled = 0usize;
     rest.clear();
     for range in ranges {
@@ -258,7 +273,7 @@ pub fn take_header<T: ByteValued + Default>(
             rest.push(left);
         }
     }
-    Ok((filled == bytes.len()).then_some(header))
+    Ok(filled)
 }
 
 #[cfg(test)]

@@ -51,6 +51,13 @@ pub(super) fn checked(
     Some(header)
 }
 
+/// Where in a frame the host writes the checksum that a checked `header` asks for.
+pub(super) fn checksum_at(header: [u8; HEADER_LEN]) -> Option<usize> {
+    let [flags, _, _, _, _, _, s0, s1, o0, o1, _, _] = header;
+    let [start, offset] = [[s0, s1], [o0, o1]].map(u16::from_le_bytes).map(usize::from);
+    (flags & NEEDS_CSUM != 0).then_some(start + offset)
+}
+
 /// Whether a frame the host delivered with `flags` and `gso_type` suits a driver that
 /// negotiated `features`. Frames that waited while another driver was in charge may not.
 pub(super) fn acceptable(flags: u8, gso_type: u8, features: u64) -> bool {

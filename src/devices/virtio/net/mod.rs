@@ -1,7 +1,9 @@
 //! The virtio network device (virtio 1.3, section 5.1) with one pair of queues.
 
 mod backend;
+mod filter;
 mod header;
+mod headers;
 mod receive;
 mod send;
 mod tap;
@@ -14,6 +16,7 @@ use rustix::io::Errno;
 use tracing::{debug, warn};
 
 pub use backend::Backend;
+pub use filter::Filter;
 pub use tap::{Tap, TapError};
 
 use super::batch::{Budget, show};
@@ -23,6 +26,7 @@ use super::device::{
 };
 use super::queue::{Queue, QueueError};
 use crate::metrics::{Counters, counters};
+use filter::Refusal;
 use receive::{Receiver, Waiting};
 use send::Sender;
 
@@ -85,6 +89,20 @@ counters! {
         tx_frames,
         /// Frames of the guest that were malformed, or not taken by the host.
         tx_dropped,
+        /// Frames refused because their source hardware address is not the guest's.
+        tx_foreign_mac,
+        /// Frames refused because of a VLAN tag.
+        tx_vlan,
+        /// Frames refused because they speak to switches: spanning tree, LLDP, 802.3.
+        tx_link_local,
+        /// Frames refused because ARP or neighbour discovery in them claims a foreign address.
+        tx_foreign_neighbour,
+        /// Frames refused because their source IP address is not the guest's.
+        tx_foreign_ip,
+        /// Frames refused because routers or DHCP servers send such.
+        tx_service,
+        /// Frames refused because their headers are cut off, or too long to be checked.
+        tx_unreadable,
     }
 }
 
@@ -92,7 +110,11 @@ counters! {
 struct Host {
     backend: Box<dyn Backend>,
     counters: Arc<NetCounters>,
+    /// What the guest may send; everything without one.
+    filter: Option<Filter>,
     gone: bool,
+    /// Whether the guest's frames were refused before.
+    refused: bool,
 }
 
 impl Host {
@@ -102,6 +124,25 @@ impl Host {
             warn!("the host network is gone, nothing is received any more: {why}");
         }
         self.gone = true;
+    }
+
+    /// Counts a frame that is not sent, and says once that there are such.
+    fn refuse(&mut self, refusal: Refusal) {
+        let counters = &self.counters;
+        let (count, what) = match refusal {
+            Refusal::Mac => (&counters.tx_foreign_mac, "its source MAC is not the guest's own"),
+            Refusal::Vlan => (&counters.tx_vlan, "it has a VLAN tag"),
+            Refusal::LinkLocal => (&counters.tx_link_local, "it speaks to switches"),
+            Refusal::Neighbour => (&counters.tx_foreign_neighbour, "it claims another's address"),
+            Refusal::Ip => (&counters.tx_foreign_ip, "its source IP is not the guest's own"),
+            Refusal::Service => (&counters.tx_service, "only routers and DHCP servers send it"),
+            Refusal::Unreadable => (&counters.tx_unreadable, "its headers cannot be checked"),
+        };
+        count.inc();
+        if !self.refused {
+            warn!("a frame of the guest was refused: {what}; a --net with filter=off takes all");
+        }
+        self.refused = true;
     }
 }
 
@@ -127,7 +168,13 @@ impl Net {
         // struct virtio_net_config (section 5.1.4): mac, status, max_virtqueue_pairs, mtu.
         let ([m0, m1, m2, m3, m4, m5], [t0, t1]) = (mac, mtu.unwrap_or(0).to_le_bytes());
         Self {
-            host: Host { backend: Box::new(backend), counters: Arc::default(), gone: false },
+            host: Host {
+                backend: Box::new(backend),
+                counters: Arc::default(),
+                filter: None,
+                gone: false,
+                refused: false,
+            },
             features,
             config: [m0, m1, m2, m3, m4, m5, 0, 0, 0, 0, t0, t1],
             active: None,
@@ -135,6 +182,13 @@ impl Net {
             receiver: Receiver::new(),
             sender: Sender::default(),
         }
+    }
+
+    /// The same device, that sends only what `filter` lets pass.
+    #[must_use]
+    pub fn with_filter(mut self, filter: Filter) -> Self {
+        self.host.filter = Some(filter);
+        self
     }
 
     fn receive(&mut self) -> Result<(), QueueError> {

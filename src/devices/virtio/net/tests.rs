@@ -5,6 +5,7 @@ use std::sync::Mutex;
 use proptest::prelude::*;
 use rustix::io::{Errno, readv, writev};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use vm_memory::{Bytes, GuestAddress};
 
 use super::header::HEADER_LEN;
 use super::*;
@@ -25,7 +26,11 @@ struct Wire {
     fd: OwnedFd,
     offloads: Arc<Mutex<u64>>,
     failure: Arc<Mutex<Option<Errno>>>,
+    /// What another vCPU does while a frame is on its way to the host.
+    meanwhile: Arc<Mutex<Option<Meanwhile>>>,
 }
+
+type Meanwhile = Box<dyn FnMut() + Send>;
 
 impl Backend for Wire {
     fn fd(&self) -> RawFd {
@@ -44,6 +49,9 @@ impl Backend for Wire {
     }
     fn send(&mut self, frame: &[IoSlice<'_>]) -> Result<(), Errno> {
         lock(&self.failure).map_or(Ok(()), Err)?;
+        if let Some(meanwhile) = &mut *lock(&self.meanwhile) {
+            meanwhile();
+        }
         writev(&self.fd, frame).map(drop)
     }
 }
@@ -53,23 +61,39 @@ struct Machine {
     host: OwnedFd,
     offloads: Arc<Mutex<u64>>,
     failure: Arc<Mutex<Option<Errno>>>,
+    meanwhile: Arc<Mutex<Option<Meanwhile>>>,
     counters: Arc<NetCounters>,
 }
 
 impl Machine {
     fn new(features: u64) -> Self {
+        Self::with(features, |net| net)
+    }
+
+    /// A device that sends only what the guest of [`MAC`] and 10.0.0.2 may.
+    fn filtered(features: u64) -> Self {
+        let filter = Filter { mac: MAC, ipv4: Some([10, 0, 0, 2].into()), ipv6: None };
+        Self::with(features, |net| net.with_filter(filter))
+    }
+
+    fn with(features: u64, change: impl FnOnce(Net) -> Net) -> Self {
         let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
         let (fd, host) =
             socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap();
-        let (offloads, failure) = (Arc::default(), Arc::default());
-        let wire = Wire { fd, offloads: Arc::clone(&offloads), failure: Arc::clone(&failure) };
-        let net = Net::new(wire, MAC, Some(9000));
+        let (offloads, failure, meanwhile) = (Arc::default(), Arc::default(), Arc::default());
+        let wire = Wire {
+            fd,
+            offloads: Arc::clone(&offloads),
+            failure: Arc::clone(&failure),
+            meanwhile: Arc::clone(&meanwhile),
+        };
+        let net = change(Net::new(wire, MAC, Some(9000)));
         let counters = net.host.counters.clone();
         let mut driver = Driver::new(Box::new(net));
         driver.set_queue_size(64);
         driver.start(features);
         driver.poke(DATA, &vec![POISON; usize::try_from(LOW_END - DATA).unwrap()]);
-        Self { driver, host, offloads, failure, counters }
+        Self { driver, host, offloads, failure, meanwhile, counters }
     }
 
     /// The host sends a frame of `len` bytes; they count up.
@@ -248,6 +272,88 @@ fn frames_the_host_refuses_are_dropped_and_counted_and_the_device_lives() {
     }
     *lock(&m.failure) = None;
     assert!(m.passes_frames());
+}
+
+/// A frame of IPv4 from `mac` and 10.0.0.`host`, 200 bytes long.
+fn ipv4_frame(mac: [u8; 6], host: u8) -> Vec<u8> {
+    let packet = [0x45, 0, 0, 186, 0, 0, 0, 0, 64, 6, 0, 0, 10, 0, 0, host, 10, 0, 0, 1];
+    let mut frame = [&[2, 0, 0, 0, 0, 9][..], &mac, &[8, 0], &packet].concat();
+    frame.extend((0..).take(200 - frame.len()));
+    frame
+}
+
+/// N4: whole frames and segments alike; a header that is wrong is counted as before.
+#[test]
+fn refused_frames_do_not_reach_the_host_and_are_counted_by_kind() {
+    let mut m = Machine::filtered(ALL);
+    let typed = |kind: u16| [&[2, 0, 0, 0, 0, 9][..], &MAC, &kind.to_be_bytes(), &[0; 60]].concat();
+    let refused = [
+        ipv4_frame([2, 0, 0, 9, 9, 9], 2),
+        ipv4_frame(MAC, 3),
+        typed(0x8100),
+        typed(0x88cc),
+        typed(0x0806),
+        typed(0x0800),
+    ];
+    let plain = hdr(0, 0, [0; 5]);
+    let segments = hdr(1, 1, [54, 100, 34, 16, 0]);
+    for frame in &refused {
+        for header in [plain, segments] {
+            m.guest_sends(&header, frame);
+            assert!(m.host_got().is_empty(), "{frame:x?}");
+        }
+    }
+    // A checksum in place of the source address.
+    m.guest_sends(&hdr(1, 0, [0, 0, 0, 6, 0]), &ipv4_frame(MAC, 2));
+    m.guest_sends(&hdr(1, 0, [0, 0, 199, 0, 0]), &ipv4_frame(MAC, 2));
+    assert!(m.host_got().is_empty());
+    let mut seen = Vec::new();
+    m.counters.each(&mut |name, count| seen.extend((count > 0).then_some((name, count))));
+    let kinds = ["tx_foreign_mac", "tx_vlan", "tx_link_local", "tx_foreign_neighbour"];
+    let mut expected = vec![("tx_dropped", 1)];
+    expected.extend(kinds.map(|kind| (kind, 2)));
+    expected.extend([("tx_foreign_ip", 2), ("tx_unreadable", 3)]);
+    assert_eq!(seen, expected);
+
+    let own = ipv4_frame(MAC, 2);
+    for header in [plain, segments, hdr(1, 0, [0, 0, 34, 16, 0])] {
+        m.guest_sends(&header, &own);
+        assert_eq!(m.host_got(), [[&header[..], &own].concat()]);
+    }
+    assert_eq!(m.counters.tx_frames.get(), 3);
+}
+
+/// N4, Q20: what was checked is what is sent, whatever happens to the frame meanwhile.
+#[test]
+fn frame_changed_while_it_is_sent_is_sent_as_it_was_checked() {
+    let mut m = Machine::filtered(ALL);
+    let (mem, at) = (m.driver.mem.clone(), GuestAddress(DATA + 0x100));
+    *lock(&m.meanwhile) = Some(Box::new(move || mem.write_slice(&[0xee; 200], at).unwrap()));
+    let frame = ipv4_frame(MAC, 2);
+    m.guest_sends(&[0; HEADER_LEN], &frame);
+    let sent = m.host_got().concat();
+    assert_eq!(sent[HEADER_LEN..HEADER_LEN + 128], frame[..128]);
+    assert_eq!(sent[HEADER_LEN + 128..], [0xee; 72], "the rest is the guest's own affair");
+}
+
+/// However a frame is cut into descriptors, it is checked and sent whole.
+#[test]
+fn filtered_frame_reaches_the_host_whole_however_it_is_cut() {
+    let mut m = Machine::filtered(ALL);
+    let frame = ipv4_frame(MAC, 2);
+    m.driver.poke(DATA, &[&[0; HEADER_LEN][..], &frame].concat());
+    for cuts in [vec![212], vec![12, 200], vec![5, 7, 1, 199], vec![30, 110, 72], vec![12, 127, 73]]
+    {
+        let mut at = DATA;
+        let mut parts = Vec::new();
+        for len in cuts {
+            parts.push((at, len, 0));
+            at += u64::from(len);
+        }
+        m.driver.chain(TX, &parts);
+        m.driver.kick(TX);
+        assert_eq!(m.host_got(), [[&[0; HEADER_LEN][..], &frame].concat()]);
+    }
 }
 
 #[test]
@@ -435,7 +541,8 @@ fn deactivated_device_gives_held_buffers_back_to_the_queue() {
     let mut m = Machine::new(ALL);
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
     let (fd, host) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap();
-    let wire = Wire { fd, offloads: Arc::default(), failure: Arc::default() };
+    let (offloads, failure, meanwhile) = (Arc::default(), Arc::default(), Arc::default());
+    let wire = Wire { fd, offloads, failure, meanwhile };
     let mut net = Net::new(wire, MAC, None);
     m.driver.start(ALL);
     let heads: Vec<_> =
