@@ -112,6 +112,9 @@ pub enum ConfigError {
     /// The MTU is out of range.
     #[error("mtu is {0}, a tap takes {min} to {max}", min = Net::MIN_MTU, max = Net::MAX_MTU)]
     Mtu(u16),
+    /// The number of queues is out of range.
+    #[error("queues is {0}, a network has 1 to {max}", max = Net::MAX_QUEUES)]
+    Queues(u16),
     /// The balloon leaves the guest nothing.
     #[error("balloon is {wanted}, the machine has {memory}")]
     BalloonTooLarge {
@@ -175,6 +178,7 @@ impl ConfigError {
             Self::TapName(_) => "use a name such as tap0",
             Self::DuplicateTap(_) => "give each --net its own tap=NAME",
             Self::Mtu(_) => "leave mtu= out for the usual 1500",
+            Self::Queues(_) => "leave queues= out, or give one for each CPU of the guest",
             Self::BalloonTooLarge { .. } => "leave the guest what it needs, or give more --memory",
             Self::BalloonStep(_) => "give whole MiB, such as size=64M",
             Self::Gateway { .. } | Self::GatewayWithoutIp(_) => {

@@ -21,6 +21,9 @@ pub struct Net {
     /// Largest packet in bytes the guest should send, told to it through `VIRTIO_NET_F_MTU`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mtu: Option<u16>,
+    /// Pairs of queues, of which the guest uses one for each of its CPUs.
+    #[serde(default = "one")]
+    pub queues: u16,
     /// The guest's IPv4 address, handed to its kernel and the only one it may send from. Any when
     /// absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -40,6 +43,10 @@ const fn on() -> bool {
     true
 }
 
+const fn one() -> u16 {
+    1
+}
+
 impl Net {
     /// Longest name of a Linux network interface in bytes (`IFNAMSIZ` less the NUL).
     pub const MAX_TAP_LEN: usize = 15;
@@ -49,6 +56,9 @@ impl Net {
 
     /// Largest MTU a TAP interface takes: 65535 bytes less the Ethernet header.
     pub const MAX_MTU: u16 = 65521;
+
+    /// Most pairs of queues of one interface.
+    pub const MAX_QUEUES: u16 = 8;
 
     /// Whether Linux would take `name` literally for an interface. Stricter than the kernel in one
     /// point: `%` would ask it to choose a number.
@@ -216,17 +226,18 @@ mod tests {
 
     #[test]
     fn flag_form_reads_every_key() {
-        let text = "tap=tap0,mac=02:00:00:00:00:01,mtu=1500,ip=10.0.0.2/8,gateway=10.0.0.1,\
+        let text = "tap=tap0,mac=02:00:00:00:00:01,mtu=1500,queues=2,ip=10.0.0.2/8,gateway=10.0.0.1,\
                     ip6=fd00::2,filter=off";
         let net: Net = text.parse().expect("valid");
         assert_eq!(net.tap, "tap0");
         assert_eq!(net.mac_address(0).to_string(), "02:00:00:00:00:01");
-        assert_eq!(net.mtu, Some(1500));
+        assert_eq!((net.mtu, net.queues), (Some(1500), 2));
         assert_eq!(net.ip.map(|ip| ip.to_string()).as_deref(), Some("10.0.0.2/8"));
         assert_eq!(net.gateway, Some(Ipv4Addr::new(10, 0, 0, 1)));
         assert_eq!(net.ip6.map(|ip| ip.to_string()).as_deref(), Some("fd00::2"));
         assert!(!net.filter);
-        assert!("tap=tap0".parse::<Net>().expect("valid").filter);
+        let least: Net = "tap=tap0".parse().expect("valid");
+        assert_eq!((least.filter, least.queues), (true, 1));
     }
 
     #[test]

@@ -111,6 +111,8 @@ impl VmConfig {
                 let fits = (Net::MIN_MTU..=Net::MAX_MTU).contains(&mtu);
                 refuse_if(!fits, || ConfigError::Mtu(mtu))?;
             }
+            let queues = net.queues;
+            refuse_if(!(1..=Net::MAX_QUEUES).contains(&queues), || ConfigError::Queues(queues))?;
             validate_addresses(net)?;
         }
         Ok(())
@@ -256,6 +258,8 @@ mod tests {
         let own = addresses("tap=t,ip=10.0.0.2/24,gateway=10.0.0.2");
         assert!(own.contains("not another host"), "{own}");
         assert_eq!(addresses("tap=t,gateway=10.0.0.1"), "gateway 10.0.0.1 is given without ip");
+        assert_eq!(addresses("tap=t,queues=0"), "queues is 0, a network has 1 to 8");
+        assert_eq!(addresses("tap=t,queues=9"), "queues is 9, a network has 1 to 8");
         assert_eq!(addresses("tap=t,ip6=ff02::1"), "ip6 ff02::1 cannot be the address of a host");
     }
 

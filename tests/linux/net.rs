@@ -22,12 +22,16 @@ struct Cable {
 impl Cable {
     /// Each test has a subnet of its own: they share one network namespace.
     fn new(number: u8) -> Self {
+        Self::of_kind(number, "")
+    }
+
+    fn of_kind(number: u8, kind: &str) -> Self {
         let cable = Self {
             tap: format!("vmmtest{number}"),
             host: format!("172.30.{number}.1"),
             guest: format!("172.30.{number}.2"),
         };
-        ip(&format!("tuntap add dev {} mode tap", cable.tap));
+        ip(&format!("tuntap add dev {} mode tap{kind}", cable.tap));
         ip(&format!("address add {}/24 dev {}", cable.host, cable.tap));
         ip(&format!("link set {} up", cable.tap));
         cable
@@ -225,4 +229,46 @@ fn spoofed_frames_do_not_reach_the_host() {
     assert!(!open.stderr.contains("refused"), "{open:#?}");
     assert!(ears.heard(&[0x02, 0x66, 0x66, 0x66, 0x66, 0x66]), "{open:#?}");
     assert!(!open.console.contains("no IP\n"), "{open:#?}");
+}
+
+/// Both CPUs of the guest send and receive at once, each through a pair of queues of its own.
+#[test]
+fn two_queues_carry_the_traffic_of_two_cpus_unharmed() {
+    let cable = Cable::of_kind(10, " multi_queue");
+    let host = &cable.host;
+    let data: Vec<u8> =
+        (0..4_000_000u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+    let echo = TcpListener::bind((host.as_str(), 5003)).expect("listen");
+    let sent = data.clone();
+    let server = thread::spawn(move || {
+        let streams: Vec<_> = (0..4).map(|_| echo.accept().expect("accept").0).collect();
+        let serve = |mut stream: std::net::TcpStream| {
+            let sent = sent.clone();
+            thread::spawn(move || {
+                stream.write_all(&sent).expect("send");
+                stream.shutdown(std::net::Shutdown::Write).expect("end");
+            })
+        };
+        let threads: Vec<_> = streams.into_iter().map(serve).collect();
+        threads.into_iter().for_each(|thread| thread.join().expect("stream"));
+    });
+    let script = format!(
+        "ls -d /sys/class/net/eth0/queues/*\n\
+         for n in 0 1 2 3; do taskset $((1 << n % 2)) nc {host} 5003 > /tmp/$n & done\n\
+         wait\n\
+         for cpu in 1 2; do taskset $cpu ping -c 3 -W 5 {host}; done\n\
+         cat /tmp/0 /tmp/1 /tmp/2 /tmp/3 | md5sum"
+    );
+    let guest = cable.guest(",queues=2").args("--cpus 2");
+    let file = guest.file("data");
+    std::fs::write(&file, data.repeat(4)).expect("write");
+    let sum = Command::new("md5sum").arg(&file).output().expect("md5sum").stdout;
+    let sum = String::from_utf8_lossy(&sum[..32]).into_owned();
+    let console = guest.succeed(&script);
+    server.join().expect("server");
+    for queue in ["rx-0", "rx-1", "tx-0", "tx-1"] {
+        assert!(console.contains(&format!("/sys/class/net/eth0/queues/{queue}")), "{console}");
+    }
+    assert_eq!(console.matches(" 0% packet loss").count(), 2, "{console}");
+    assert!(console.contains(&sum), "{console}");
 }

@@ -225,7 +225,8 @@ pub trait VirtioDevice: Send {
     /// The device needs a reset.
     fn process_queue(&mut self, index: usize) -> Result<Progress, QueueError>;
 
-    /// Lists the descriptors the device waits for now; asked again after every event.
+    /// Lists the descriptors the device waits for now; asked again after every event. One that is
+    /// neither to be read nor to be written is not waited for, and keeps the places of others.
     fn backend_fds(&self, _wanted: &mut Vec<BackendFd>) {}
 
     /// Works on the descriptor listed at `index`, which is ready; what is left when the budget of

@@ -18,6 +18,7 @@ use vm_memory::{ByteValued, Bytes, GuestAddress};
 
 use super::device::{F_VERSION_1, Signal, VirtioDevice};
 use super::mmio::{MmioTransport, QUEUE_NOTIFY, status};
+use super::net::feature;
 use super::queue::{Queue, QueueConfig, RingFeatures};
 use super::rng::Rng;
 use crate::bus::{BusDevice, Interrupt};
@@ -37,7 +38,6 @@ pub(crate) const DATA: u64 = 0x10_0000;
 
 /// Register offsets.
 pub(crate) mod reg {
-    pub(crate) const DEVICE_ID: u64 = 0x08;
     pub(crate) const DEVICE_FEATURES: u64 = 0x10;
     pub(crate) const DEVICE_FEATURES_SEL: u64 = 0x14;
     pub(crate) const DRIVER_FEATURES: u64 = 0x20;
@@ -119,6 +119,8 @@ struct Ring {
 pub(crate) struct Driver {
     pub(crate) mem: GuestMemory,
     pub(crate) transport: MmioTransport,
+    /// Features it negotiates at every start.
+    pub(crate) always: u64,
     interrupts: Counter,
     queues: Vec<Ring>,
 }
@@ -142,9 +144,15 @@ impl Driver {
                 used_seen: 0,
             })
             .collect();
+        // What queues there are depends on it (sections 5.1.2 and 5.5.2).
+        let always = match device.device_type() {
+            1 => device.features() & (feature::CTRL_VQ | feature::MQ),
+            5 => device.features() & 0xff,
+            _ => 0,
+        };
         let signal = Signal::new(Box::new(interrupts.clone()));
         let transport = MmioTransport::new(device, mem.clone(), signal).unwrap();
-        Self { mem, transport, interrupts, queues }
+        Self { mem, transport, always, interrupts, queues }
     }
 
     /// As [`Driver::new`], and started with `features` (VERSION_1 is added).
@@ -191,9 +199,7 @@ impl Driver {
         self.write(reg::STATUS, 0);
         self.set_status(status::ACKNOWLEDGE);
         self.set_status(status::DRIVER);
-        // Which queues a balloon has depends on what was accepted: all of it (section 5.5.2).
-        let own = if self.read(reg::DEVICE_ID) == 5 { self.offered() & 0xff } else { 0 };
-        self.write_features(features | own | F_VERSION_1);
+        self.write_features(features | self.always | F_VERSION_1);
         self.set_status(status::FEATURES_OK);
     }
 
@@ -335,8 +341,12 @@ impl Driver {
                 // SAFETY: the device keeps the descriptor open while it lists it.
                 #[expect(unsafe_code)]
                 let fd = unsafe { BorrowedFd::borrow_raw(backend.fd) };
-                let mut list = [PollFd::from_borrowed_fd(fd, PollFlags::IN)];
-                poll(&mut list, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).unwrap() > 0
+                let mut flags = PollFlags::empty();
+                flags.set(PollFlags::IN, backend.readable);
+                flags.set(PollFlags::OUT, backend.writable);
+                let mut list = [PollFd::from_borrowed_fd(fd, flags)];
+                let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+                !flags.is_empty() && poll(&mut list, Some(&now)).unwrap() > 0
             });
             let Some(index) = ready else { return rounds };
             self.transport.process_backend(index);

@@ -41,6 +41,8 @@ pub(crate) const KINDS: &[Kind] = &[
     Kind { name: "block by io_uring", queue: 0, make: block_by_io_uring, works: block_works },
     Kind { name: "net receiving", queue: 0, make: net, works: net_works },
     Kind { name: "net sending", queue: 1, make: net, works: net_works },
+    Kind { name: "net sending by the second pair", queue: 3, make: nets, works: nets_work },
+    Kind { name: "net commands", queue: 4, make: nets, works: nets_work },
     Kind { name: "rng", queue: 0, make: || Box::new(Rng::new()), works: rng_works },
     Kind { name: "balloon inflation", queue: 0, make: balloon, works: balloon_inflates },
     Kind { name: "balloon deflation", queue: 1, make: balloon, works: balloon_deflates },
@@ -53,8 +55,15 @@ impl Kind {
         (self.make)()
     }
 
+    /// A driver that is not started yet.
+    pub(crate) fn driver(&self) -> Driver {
+        Driver::new(self.device())
+    }
+
     pub(crate) fn started(&self, features: u64) -> Driver {
-        Driver::started(self.device(), features)
+        let mut driver = self.driver();
+        driver.start(features);
+        driver
     }
 
     /// Whether a request of a decent driver is served.
@@ -123,23 +132,52 @@ impl Backend for Echo {
     }
 }
 
-fn net() -> Box<dyn VirtioDevice> {
+fn echo() -> Box<dyn Backend> {
     let event = EventFd::new(EFD_NONBLOCK).unwrap();
-    Box::new(Net::new(Echo { frames: VecDeque::new(), event }, [2; 6], None))
+    Box::new(Echo { frames: VecDeque::new(), event })
+}
+
+fn net() -> Box<dyn VirtioDevice> {
+    Box::new(Net::with_queues(vec![echo()], [2; 6], None))
+}
+
+fn nets() -> Box<dyn VirtioDevice> {
+    Box::new(Net::with_queues(vec![echo(), echo()], [2; 6], None))
+}
+
+/// Whether both pairs can be used, and the second one echoes.
+/// Takes every frame the host has, and offers the buffer that the next one gets.
+fn offer_behind_what_waits(driver: &mut Driver, queue: usize) -> u16 {
+    loop {
+        let head = driver.chain(queue, &[(DATA + 0x1000, 2000, WRITE)]);
+        driver.kick(queue);
+        driver.run_backend();
+        if driver.used(queue).is_empty() {
+            return head;
+        }
+    }
+}
+
+fn nets_work(driver: &mut Driver) -> bool {
+    driver.run_backend();
+    (2..5).for_each(|queue| drop(driver.used(queue)));
+    driver.poke(DATA + 0x8000, &[4, 0, 2, 0, 0xff]);
+    let command = driver.chain(4, &[(DATA + 0x8000, 4, 0), (DATA + 0x8004, 1, WRITE)]);
+    driver.kick(4);
+    let answered = driver.used(4) == [(command, 1)] && driver.peek(DATA + 0x8004, 1) == [0];
+    let head = offer_behind_what_waits(driver, 2);
+    driver.poke(DATA, &[0; 12]);
+    driver.poke(DATA + 12, &[0x77; 60]);
+    let sent = driver.chain(3, &[(DATA, 72, 0)]);
+    driver.kick(3);
+    driver.run_backend();
+    answered && driver.used(3) == [(sent, 0)] && driver.used(2) == [(head, 72)]
 }
 
 fn net_works(driver: &mut Driver) -> bool {
     driver.used(0);
     driver.used(1);
-    // What the host sent before comes first.
-    let head = loop {
-        let head = driver.chain(0, &[(DATA + 0x1000, 2000, WRITE)]);
-        driver.kick(0);
-        driver.run_backend();
-        if driver.used(0).is_empty() {
-            break head;
-        }
-    };
+    let head = offer_behind_what_waits(driver, 0);
     driver.poke(DATA, &[0; 12]);
     driver.poke(DATA + 12, &[0x77; 60]);
     let sent = driver.chain(1, &[(DATA, 72, 0)]);
@@ -462,7 +500,7 @@ fn overlapping_rings_harm_only_their_device() {
             Rings { desc: DATA, avail: DATA, used: DATA },
             Rings { used: DATA + 0x1000, ..good },
         ] {
-            let mut driver = Driver::new(kind.device());
+            let mut driver = kind.driver();
             driver.negotiate(0);
             for queue in 0..=kind.queue {
                 driver.set_up_queue(queue, rings, 16);
@@ -504,7 +542,7 @@ fn kicks_before_driver_ok_after_failed_and_after_reset_consume_nothing() {
             let idx: u16 = driver.peek_obj(default_rings(kind.queue).used + 2);
             assert_eq!((idx, driver.interrupts()), (0, 0), "{} {when}", kind.name);
         };
-        let mut driver = Driver::new(kind.device());
+        let mut driver = kind.driver();
         untouched(&mut driver, "at power-on");
         driver.negotiate(0);
         driver.set_up_queue(kind.queue, default_rings(kind.queue), 16);
@@ -528,7 +566,7 @@ fn kicks_before_driver_ok_after_failed_and_after_reset_consume_nothing() {
 #[test]
 fn early_kick_is_not_lost() {
     let kind = KINDS.iter().find(|k| k.name == "rng").unwrap();
-    let mut driver = Driver::new(kind.device());
+    let mut driver = kind.driver();
     driver.negotiate(0);
     driver.set_up_queue(0, default_rings(0), 16);
     let head = driver.chain(0, &[(DATA, 16, WRITE)]);

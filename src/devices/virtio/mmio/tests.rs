@@ -184,7 +184,7 @@ fn queue_set_up_is_frozen_by_driver_ok_and_before_features_ok() {
 #[test]
 fn configuration_reads_zero_past_its_end_and_ignores_writes() {
     for kind in KINDS {
-        let mut driver = Driver::new(kind.device());
+        let mut driver = kind.driver();
         let whole = |driver: &mut Driver| {
             let mut bytes = [0xaa; 0xf00];
             driver.transport.read(0x100, &mut bytes);
@@ -227,7 +227,7 @@ fn interrupt_status_stays_until_acknowledged_and_other_bits_change_nothing() {
 }
 
 fn set_up_and_start(kind: &Kind, rings: Rings, size: u16) -> Driver {
-    let mut driver = Driver::new(kind.device());
+    let mut driver = kind.driver();
     driver.negotiate(0);
     driver.set_up_queue(kind.queue, rings, size);
     driver.set_status(DRIVER_OK);
@@ -289,7 +289,7 @@ fn rings_at_the_top_of_memory_work() {
 #[test]
 fn device_with_a_queue_left_out_runs_and_resets() {
     for kind in KINDS {
-        let mut driver = Driver::new(kind.device());
+        let mut driver = kind.driver();
         driver.negotiate(0);
         driver.set_status(DRIVER_OK);
         for queue in 0..3 {
@@ -365,7 +365,7 @@ proptest! {
         steps in prop::collection::vec(any_step(), 0..60),
     ) {
         let kind = &KINDS[which];
-        let mut driver = Driver::new(kind.device());
+        let mut driver = kind.driver();
         for step in steps {
             match step {
                 Step::Write(at, value) => driver.write(at, value),

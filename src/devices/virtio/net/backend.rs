@@ -23,6 +23,15 @@ pub trait Backend: Send {
     /// What the host says; the guest then gets whole frames only.
     fn set_offloads(&mut self, features: u64) -> Result<(), Errno>;
 
+    /// Attaches this connection to the host network, or detaches it: frames then go to the other
+    /// connections of the device alone.
+    ///
+    /// # Errors
+    /// What the host says.
+    fn set_attached(&mut self, _attached: bool) -> Result<(), Errno> {
+        Ok(())
+    }
+
     /// Takes one waiting frame into `frame`, cutting off what does not fit; tells its length.
     ///
     /// # Errors

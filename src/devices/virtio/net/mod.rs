@@ -1,9 +1,12 @@
-//! The virtio network device (virtio 1.3, section 5.1) with one pair of queues.
+//! The virtio network device (virtio 1.3, section 5.1), with one pair of queues or several.
 
 mod backend;
+mod control;
+pub mod feature;
 mod filter;
 mod header;
 mod headers;
+mod pair;
 mod receive;
 mod send;
 mod tap;
@@ -12,71 +15,29 @@ mod tests;
 
 use std::sync::Arc;
 
-use rustix::io::Errno;
-use tracing::{debug, warn};
+use tracing::debug;
 
 pub use backend::Backend;
 pub use filter::Filter;
 pub use tap::{Tap, TapError};
 
-use super::batch::{Budget, show};
-use super::chain::Chain;
+use super::batch::Budget;
 use super::device::{
     Activation, BackendFd, Progress, RING_FEATURES, VirtioDevice, read_config_bytes,
 };
 use super::queue::{Queue, QueueError};
 use crate::metrics::{Counters, counters};
-use filter::Refusal;
-use receive::{Receiver, Waiting};
-use send::Sender;
+use control::Control;
+use pair::Pair;
 
 const DEVICE_TYPE: u32 = 1;
-const QUEUE_SIZES: [u16; 2] = [256, 256];
-const RX: usize = 0;
-const TX: usize = 1;
+/// Entries of a receive or transmit queue.
+const QUEUE_SIZE: u16 = 256;
+/// Entries of the queue for commands.
+const CONTROL_QUEUE_SIZE: u16 = 64;
 
 const CONFIG_LEN: usize = 12;
 const BUDGET: Budget = Budget { chains: 128, bytes: 2 << 20 };
-
-/// Feature bits of a network device (section 5.1.3).
-pub mod feature {
-    /// The device completes checksums of frames the driver sends.
-    pub const CSUM: u64 = 1 << 0;
-    /// The driver takes frames with partial checksums.
-    pub const GUEST_CSUM: u64 = 1 << 1;
-    /// The device tells the MTU.
-    pub const MTU: u64 = 1 << 3;
-    /// The device tells the address.
-    pub const MAC: u64 = 1 << 5;
-    /// The driver takes TCP over IPv4 in segments to be cut.
-    pub const GUEST_TSO4: u64 = 1 << 7;
-    /// The driver takes TCP over IPv6 in segments to be cut.
-    pub const GUEST_TSO6: u64 = 1 << 8;
-    /// The driver takes such segments with ECN.
-    pub const GUEST_ECN: u64 = 1 << 9;
-    /// The device cuts TCP over IPv4.
-    pub const HOST_TSO4: u64 = 1 << 11;
-    /// The device cuts TCP over IPv6.
-    pub const HOST_TSO6: u64 = 1 << 12;
-    /// The device cuts such segments with ECN.
-    pub const HOST_ECN: u64 = 1 << 13;
-    /// A frame may be spread over several receive buffers.
-    pub const MRG_RXBUF: u64 = 1 << 15;
-    /// The driver takes UDP over IPv4 in segments to be cut.
-    pub const GUEST_USO4: u64 = 1 << 54;
-    /// The driver takes UDP over IPv6 in segments to be cut.
-    pub const GUEST_USO6: u64 = 1 << 55;
-    /// The device cuts UDP.
-    pub const HOST_USO: u64 = 1 << 56;
-
-    /// What makes received frames longer than the MTU.
-    pub const GUEST_SEGMENTS: u64 = GUEST_TSO4 | GUEST_TSO6 | GUEST_USO4 | GUEST_USO6;
-    /// What a host network that knows TCP segmentation carries.
-    pub const TCP_OFFLOADS: u64 =
-        CSUM | GUEST_CSUM | GUEST_TSO4 | GUEST_TSO6 | GUEST_ECN | HOST_TSO4 | HOST_TSO6 | HOST_ECN;
-    /// What a host network that knows UDP segmentation carries besides.
-    pub const UDP_OFFLOADS: u64 = GUEST_USO4 | GUEST_USO6 | HOST_USO;
-}
 
 counters! {
     /// What a network device has done.
@@ -106,104 +67,86 @@ counters! {
     }
 }
 
-/// The host's side of a network device.
-struct Host {
-    backend: Box<dyn Backend>,
-    counters: Arc<NetCounters>,
-    /// What the guest may send; everything without one.
-    filter: Option<Filter>,
-    gone: bool,
-    /// Whether the guest's frames were refused before.
-    refused: bool,
-}
-
-impl Host {
-    /// Says once that no more frames can come: a guest that resets the device runs into it again.
-    fn report_gone(&mut self, why: Errno) {
-        if !self.gone {
-            warn!("the host network is gone, nothing is received any more: {why}");
-        }
-        self.gone = true;
-    }
-
-    /// Counts a frame that is not sent, and says once that there are such.
-    fn refuse(&mut self, refusal: Refusal) {
-        let counters = &self.counters;
-        let (count, what) = match refusal {
-            Refusal::Mac => (&counters.tx_foreign_mac, "its source MAC is not the guest's own"),
-            Refusal::Vlan => (&counters.tx_vlan, "it has a VLAN tag"),
-            Refusal::LinkLocal => (&counters.tx_link_local, "it speaks to switches"),
-            Refusal::Neighbour => (&counters.tx_foreign_neighbour, "it claims another's address"),
-            Refusal::Ip => (&counters.tx_foreign_ip, "its source IP is not the guest's own"),
-            Refusal::Service => (&counters.tx_service, "only routers and DHCP servers send it"),
-            Refusal::Unreadable => (&counters.tx_unreadable, "its headers cannot be checked"),
-        };
-        count.inc();
-        if !self.refused {
-            warn!("a frame of the guest was refused: {what}; a --net with filter=off takes all");
-        }
-        self.refused = true;
-    }
-}
-
 /// A network device.
 pub struct Net {
-    host: Host,
+    pairs: Vec<Pair>,
+    queue_sizes: Vec<u16>,
     features: u64,
     config: [u8; CONFIG_LEN],
+    counters: Arc<NetCounters>,
     active: Option<Activation>,
-    chain: Chain,
-    receiver: Receiver,
-    sender: Sender,
+    control: Control,
+}
+
+/// What a queue is for (section 5.1.2).
+enum Role {
+    Receive(usize),
+    Send(usize),
+    Control,
 }
 
 impl Net {
     /// A network device on `backend` with the address `mac`; `mtu` is the largest packet the
     /// guest should send, in bytes.
     pub fn new(backend: impl Backend + 'static, mac: [u8; 6], mtu: Option<u16>) -> Self {
-        let mut features = RING_FEATURES | feature::MAC | feature::MRG_RXBUF | backend.features();
+        Self::with_queues(vec![Box::new(backend)], mac, mtu)
+    }
+
+    /// The same with a pair of queues for each of `backends`, which are connections to one host
+    /// network; all but the first are detached from it.
+    pub fn with_queues(backends: Vec<Box<dyn Backend>>, mac: [u8; 6], mtu: Option<u16>) -> Self {
+        let mut features = RING_FEATURES | feature::MAC | feature::MRG_RXBUF;
+        features |= backends.first().map_or(0, |backend| backend.features());
+        let mut queue_sizes = vec![QUEUE_SIZE; backends.len() * 2];
+        let mut pairs = 0;
+        if backends.len() > 1 {
+            features |= feature::MQ | feature::CTRL_VQ;
+            queue_sizes.push(CONTROL_QUEUE_SIZE);
+            pairs = u16::try_from(backends.len()).unwrap_or(u16::MAX);
+        }
         if mtu.is_some() {
             features |= feature::MTU;
         }
         // struct virtio_net_config (section 5.1.4): mac, status, max_virtqueue_pairs, mtu.
-        let ([m0, m1, m2, m3, m4, m5], [t0, t1]) = (mac, mtu.unwrap_or(0).to_le_bytes());
+        let ([m0, m1, m2, m3, m4, m5], [p0, p1]) = (mac, pairs.to_le_bytes());
+        let [t0, t1] = mtu.unwrap_or(0).to_le_bytes();
+        let counters = Arc::<NetCounters>::default();
+        let pair = |(index, backend)| Pair::new(index, backend, counters.clone());
         Self {
-            host: Host {
-                backend: Box::new(backend),
-                counters: Arc::default(),
-                filter: None,
-                gone: false,
-                refused: false,
-            },
+            pairs: backends.into_iter().enumerate().map(pair).collect(),
+            queue_sizes,
             features,
-            config: [m0, m1, m2, m3, m4, m5, 0, 0, 0, 0, t0, t1],
+            config: [m0, m1, m2, m3, m4, m5, 0, 0, p0, p1, t0, t1],
+            counters,
             active: None,
-            chain: Chain::default(),
-            receiver: Receiver::new(),
-            sender: Sender::default(),
+            control: Control::default(),
         }
     }
 
     /// The same device, that sends only what `filter` lets pass.
     #[must_use]
     pub fn with_filter(mut self, filter: Filter) -> Self {
-        self.host.filter = Some(filter);
+        self.pairs.iter_mut().for_each(|pair| pair.host.filter = Some(filter));
         self
     }
 
-    fn receive(&mut self) -> Result<(), QueueError> {
-        let Some(active) = &mut self.active else { return Ok(()) };
-        let Some(queue) = active.queues.get_mut(RX) else { return Ok(()) };
-        let result =
-            self.receiver.run(queue, &active.mem, &active.throttles.receive, &mut self.host);
-        show(queue, &active.mem, &active.signal)?;
-        result
+    /// What queue `index` is for; `None` for those that the driver has no use for.
+    fn role(&self, index: usize, features: u64) -> Option<Role> {
+        // Without MQ the queue for commands follows the first pair.
+        let pairs = if features & feature::MQ == 0 { 1 } else { self.pairs.len() };
+        match (index / 2, index % 2) {
+            (pair, 0) if pair < pairs => Some(Role::Receive(pair)),
+            (pair, _) if pair < pairs => Some(Role::Send(pair)),
+            _ if index == pairs * 2 && features & feature::CTRL_VQ != 0 => Some(Role::Control),
+            _ => None,
+        }
     }
 
-    fn transmit(&mut self) -> Result<Progress, QueueError> {
-        let Some(active) = &mut self.active else { return Ok(Progress::Idle) };
-        let (sender, host) = (&mut self.sender, &mut self.host);
-        active.drain(TX, BUDGET, &mut self.chain, |mem, chain| sender.send(mem, chain, host))
+    /// Uses the first pair alone, as after every reset.
+    fn use_one_pair(&mut self) {
+        if let Err(e) = control::use_pairs(&mut self.pairs, 1) {
+            debug!("queues cannot be detached: {e}");
+        }
     }
 }
 
@@ -217,7 +160,7 @@ impl VirtioDevice for Net {
     }
 
     fn queue_sizes(&self) -> &[u16] {
-        &QUEUE_SIZES
+        &self.queue_sizes
     }
 
     fn read_config(&self, offset: u64, data: &mut [u8]) {
@@ -225,47 +168,53 @@ impl VirtioDevice for Net {
     }
 
     fn activate(&mut self, activation: Activation) {
-        if let Err(e) = self.host.backend.set_offloads(activation.features) {
+        if let Some(first) = self.pairs.first_mut()
+            && let Err(e) = first.host.backend.set_offloads(activation.features)
+        {
             debug!("host network offloads cannot be set: {e}");
         }
-        self.receiver.activate(activation.features);
-        self.sender.activate(activation.features);
+        self.pairs.iter_mut().for_each(|pair| pair.activate(activation.features));
         self.active = Some(activation);
     }
 
     fn deactivate(&mut self) -> Option<Vec<Queue>> {
         let mut queues = self.active.take()?.queues;
-        if let Some(queue) = queues.get_mut(RX) {
-            self.receiver.deactivate(queue);
-        }
+        self.pairs.iter_mut().for_each(|pair| pair.deactivate(&mut queues));
+        self.use_one_pair();
         Some(queues)
     }
 
     fn counters(&self) -> Option<Arc<dyn Counters>> {
-        Some(self.host.counters.clone())
+        Some(self.counters.clone())
     }
 
     fn process_queue(&mut self, index: usize) -> Result<Progress, QueueError> {
-        match index {
-            // Other kicks find frames being waited for, or nothing to wait for.
-            RX if matches!(self.receiver.waiting(), Waiting::Buffers | Waiting::Time) => {
-                self.receive()?;
+        let features = self.active.as_ref().map_or(0, |active| active.features);
+        let role = self.role(index, features);
+        let Some(active) = &mut self.active else { return Ok(Progress::Idle) };
+        match role {
+            Some(Role::Receive(pair)) => {
+                if let Some(pair) = self.pairs.get_mut(pair) {
+                    pair.buffers_came(active)?;
+                }
                 Ok(Progress::Idle)
             }
-            TX => self.transmit(),
-            _ => Ok(Progress::Idle),
+            Some(Role::Send(pair)) => match self.pairs.get_mut(pair) {
+                Some(pair) => pair.transmit(active),
+                None => Ok(Progress::Idle),
+            },
+            Some(Role::Control) => self.control.run(index, active, &mut self.pairs),
+            None => Ok(Progress::Idle),
         }
     }
 
     fn backend_fds(&self, wanted: &mut Vec<BackendFd>) {
-        if self.receiver.waiting() == Waiting::Frame {
-            wanted.push(BackendFd { fd: self.host.backend.fd(), readable: true, writable: false });
-        }
+        wanted.extend(self.pairs.iter().map(Pair::backend_fd));
     }
 
-    fn process_backend(&mut self, _index: usize) -> Result<(), QueueError> {
-        match self.receiver.waiting() {
-            Waiting::Frame => self.receive(),
+    fn process_backend(&mut self, index: usize) -> Result<(), QueueError> {
+        match (&mut self.active, self.pairs.get_mut(index)) {
+            (Some(active), Some(pair)) => pair.frames_came(active),
             _ => Ok(()),
         }
     }

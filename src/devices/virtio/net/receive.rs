@@ -8,7 +8,8 @@ use rustix::io::Errno;
 use vm_memory::{Bytes, GuestAddress};
 
 use super::header::{self, HEADER_LEN, NUM_BUFFERS};
-use super::{BUDGET, Host, feature};
+use super::pair::Host;
+use super::{BUDGET, feature};
 use crate::devices::virtio::batch::Budget;
 use crate::devices::virtio::chain::Chain;
 use crate::devices::virtio::iovec::{read_ranges, recycle_mut, write_ranges};

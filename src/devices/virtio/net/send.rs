@@ -5,9 +5,10 @@ use std::mem::take;
 
 use tracing::debug;
 
+use super::backend::Backend;
 use super::filter::{COPIED, Filter};
 use super::header::{self, HEADER_LEN};
-use super::{Backend, Host};
+use super::pair::Host;
 use crate::devices::virtio::batch::Done;
 use crate::devices::virtio::chain::{Chain, take_bytes, take_header};
 use crate::devices::virtio::iovec::recycle;

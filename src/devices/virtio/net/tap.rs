@@ -22,11 +22,15 @@ use crate::config;
 const TUNSETIFF: Opcode = opcode::write::<i32>(b'T', 202);
 const TUNSETOFFLOAD: Opcode = opcode::write::<u32>(b'T', 208);
 const TUNSETVNETHDRSZ: Opcode = opcode::write::<i32>(b'T', 216);
+const TUNSETQUEUE: Opcode = opcode::write::<i32>(b'T', 217);
 const SIOCGIFFLAGS: Opcode = 0x8913;
 const SIOCSIFFLAGS: Opcode = 0x8914;
 const SIOCSIFMTU: Opcode = 0x8922;
 
 const IFF_TAP: u16 = 0x2;
+const IFF_MULTI_QUEUE: u16 = 0x100;
+const IFF_ATTACH_QUEUE: u16 = 0x200;
+const IFF_DETACH_QUEUE: u16 = 0x400;
 const IFF_NO_PI: u16 = 0x1000;
 const IFF_VNET_HDR: u16 = 0x4000;
 const IFF_UP: u16 = 1;
@@ -61,6 +65,12 @@ pub enum TapError {
     /// The name belongs to another sort of interface.
     #[error("interface {0} exists, but is no tap with one queue")]
     NotTap(String),
+    /// The name belongs to a TAP interface with one queue, or to another sort of interface.
+    #[error(
+        "interface {0} exists, but is no tap with several queues; make it with \
+         `ip tuntap add dev {0} mode tap multi_queue user NAME`, or use queues=1"
+    )]
+    OneQueue(String),
     /// Anything else the kernel refuses.
     #[error("{step} of tap {name}")]
     Setup {
@@ -111,34 +121,55 @@ impl Tap {
     /// # Errors
     /// [`TapError`]; nothing is left behind.
     pub fn open(name: &str, mtu: Option<u16>) -> Result<Self, TapError> {
+        Self::open_first(name, mtu, 0)
+    }
+
+    /// The same with `count` queues, each a connection of its own: the kernel sends each flow of
+    /// frames to the one its answers came from. All but the first are detached.
+    ///
+    /// # Errors
+    /// [`TapError`]; nothing is left behind.
+    pub fn open_queues(name: &str, mtu: Option<u16>, count: u16) -> Result<Vec<Self>, TapError> {
+        let first = Self::open_first(name, mtu, IFF_MULTI_QUEUE)?;
+        let features = first.features;
+        let mut queues = vec![first];
+        for _ in 1..count {
+            let fd = open_device()?;
+            attach(&fd, name, IFF_MULTI_QUEUE)?;
+            let mut queue = Self { fd, features };
+            queue.set_attached(false).map_err(setup(name, "detach a queue"))?;
+            queues.push(queue);
+        }
+        Ok(queues)
+    }
+
+    fn open_first(name: &str, mtu: Option<u16>, more_flags: u16) -> Result<Self, TapError> {
         if !config::Net::is_valid_tap(name) {
             return Err(TapError::Name(name.to_owned()));
         }
-        let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NONBLOCK;
-        let fd = open("/dev/net/tun", flags, Mode::empty()).map_err(TapError::Device)?;
-        let setup = |step| move |source| TapError::Setup { name: name.to_owned(), step, source };
+        let fd = open_device()?;
         let control =
             socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)
-                .map_err(setup("open a control socket"))?;
+                .map_err(setup(name, "open a control socket"))?;
         let existed = name_to_index(&control, name).is_ok();
-        attach(&fd, name)?;
+        attach(&fd, name, more_flags)?;
         let header_len = i32::try_from(HEADER_LEN).unwrap_or(0);
         // SAFETY: TUNSETVNETHDRSZ reads an int.
         unsafe { ioctl(&fd, Setter::<TUNSETVNETHDRSZ, i32>::new(header_len)) }
-            .map_err(setup("set the header length"))?;
+            .map_err(setup(name, "set the header length"))?;
         let mut tap = Self { fd, features: feature::TCP_OFFLOADS };
         if tap.set_offload_flags(TUN_F_CSUM | TUN_F_USO4 | TUN_F_USO6).is_ok() {
             tap.features |= feature::UDP_OFFLOADS;
         }
-        tap.set_offload_flags(0).map_err(setup("set the offloads"))?;
+        tap.set_offload_flags(0).map_err(setup(name, "set the offloads"))?;
         if existed {
             warn_when_down(&control, name);
         } else {
             if let Some(mtu) = mtu {
                 interface::<SIOCSIFMTU>(&control, name, &i32::from(mtu).to_ne_bytes())
-                    .map_err(setup("set the MTU"))?;
+                    .map_err(setup(name, "set the MTU"))?;
             }
-            set_up(&control, name).map_err(setup("set up the link"))?;
+            set_up(&control, name).map_err(setup(name, "set up the link"))?;
         }
         Ok(tap)
     }
@@ -160,6 +191,11 @@ impl Backend for Tap {
 
     fn set_offloads(&mut self, features: u64) -> Result<(), Errno> {
         self.set_offload_flags(offload_flags(features))
+    }
+
+    fn set_attached(&mut self, attached: bool) -> Result<(), Errno> {
+        let flags = if attached { IFF_ATTACH_QUEUE } else { IFF_DETACH_QUEUE };
+        interface::<TUNSETQUEUE>(&self.fd, "", &flags.to_ne_bytes()).map(drop)
     }
 
     fn receive(&mut self, frame: &mut [IoSliceMut<'_>]) -> Result<usize, Errno> {
@@ -191,17 +227,26 @@ fn offload_flags(features: u64) -> usize {
     .fold(0, |flags, (_, flag)| flags | flag)
 }
 
-fn attach(fd: &OwnedFd, name: &str) -> Result<(), TapError> {
-    let flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR;
+fn open_device() -> Result<OwnedFd, TapError> {
+    let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    open("/dev/net/tun", flags, Mode::empty()).map_err(TapError::Device)
+}
+
+fn setup(name: &str, step: &'static str) -> impl FnOnce(Errno) -> TapError {
+    move |source| TapError::Setup { name: name.to_owned(), step, source }
+}
+
+fn attach(fd: &OwnedFd, name: &str, more_flags: u16) -> Result<(), TapError> {
+    let flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR | more_flags;
     let owned = || name.to_owned();
-    interface::<TUNSETIFF>(fd, name, &flags.to_ne_bytes()).map(drop).map_err(
-        |source| match source {
-            Errno::BUSY => TapError::Busy(owned()),
-            Errno::PERM | Errno::ACCESS => TapError::Permission(owned()),
-            Errno::INVAL => TapError::NotTap(owned()),
-            source => TapError::Setup { name: owned(), step: "attach to the interface", source },
-        },
-    )
+    let refused = |source| match source {
+        Errno::BUSY => TapError::Busy(owned()),
+        Errno::PERM | Errno::ACCESS => TapError::Permission(owned()),
+        Errno::INVAL if more_flags & IFF_MULTI_QUEUE != 0 => TapError::OneQueue(owned()),
+        Errno::INVAL => TapError::NotTap(owned()),
+        source => setup(name, "attach to the interface")(source),
+    };
+    interface::<TUNSETIFF>(fd, name, &flags.to_ne_bytes()).map(drop).map_err(refused)
 }
 
 /// One of the ioctls that take a `struct ifreq` and may write to it.
