@@ -3,6 +3,7 @@
 //! Our monitor and QEMU's smallest machine run the same guests in turn, in one run. What is measured
 //! here is described there.
 
+mod balloon;
 mod boot;
 mod figure;
 pub(crate) mod guest;
@@ -68,6 +69,8 @@ enum Group {
     Memory,
     /// Disk and network in a guest
     Io,
+    /// Memory a guest gives back
+    Balloon,
 }
 
 /// What the groups share.
@@ -123,6 +126,7 @@ impl Group {
             Self::Boot => boot::figures(context, records),
             Self::Memory => idle::figures(context, records),
             Self::Io => traffic::figures(context, records),
+            Self::Balloon => balloon::figures(context, records),
         }
     }
 }

@@ -113,7 +113,7 @@ pub(super) fn add_linux(bundle: &Bundle, flavours: &[&str], init: &[u8]) -> Resu
         bundle.copy(flavour, &kernel::ensure(flavour, Arch::X86_64)?.vmlinux)?;
     }
     let tree = bundle.path("tree");
-    for directory in ["dev", "proc"] {
+    for directory in ["dev", "proc", "sys"] {
         fs::create_dir_all(tree.join(directory))?;
     }
     bundle.write("tree/init", init)?;

@@ -1,4 +1,4 @@
-//! The first process of a guest whose disk and network are measured.
+//! The first process of a guest whose disk and network are measured, or its memory.
 //!
 //! It is this very program, started by the guest's kernel under the name [`PATH`]. What it finds it
 //! prints on the console, as `bench: name value`.
@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use rustix::fs::OFlags;
 
+use super::balloon;
 use super::stats::SplitMix;
 
 /// Where the program lies in the guest, and how it knows its role.
@@ -57,6 +58,9 @@ pub(crate) fn main() -> ! {
 }
 
 fn measure() -> Result<()> {
+    if let Ok(work) = std::env::var(balloon::WORK) {
+        return balloon::in_guest(&work);
+    }
     let disk = File::options().read(true).custom_flags(OFlags::DIRECT.bits() as i32).open(DISK);
     let disk = disk.with_context(|| format!("open {DISK}"))?;
     println!("{MARK} sequential {:.3}", sequential(&disk)?);
