@@ -162,9 +162,9 @@ fn visit(mut run: Run, way: Way, arm: Arm, qmp: &Path) -> Result<[(&'static str,
     let (after, rate) = match way {
         Way::Reporting => {
             run.wait_for(FREED)?;
-            let (after, time) = settled(run.pid())?;
+            let (fall, time) = settle(run.pid())?;
             ensure!(!time.is_zero(), "the guest gave nothing back");
-            (after, (before - after) / time.as_secs_f64())
+            (pss_mib(run.pid())?, fall / time.as_secs_f64())
         }
         Way::Inflating => {
             if arm == Arm::Peer {
@@ -197,23 +197,24 @@ fn set_target(qmp: &Path, mib: u64) -> Result<()> {
     Ok(())
 }
 
-/// Memory of a process in MiB once it has not fallen for [`QUIET`], and the processor time its devices
-/// took from before it fell first until it had fallen last.
-fn settled(pid: u32) -> Result<(f64, Duration)> {
-    let (mut least, mut falls) = (pss_mib(pid)?, 0);
-    let (mut begin, mut end) = (device_time(pid)?, Duration::ZERO);
-    let mut last_fall = Instant::now();
+/// Waits until the anonymous memory of a process has not fallen for [`QUIET`]; how much it fell, in
+/// MiB, and the processor time its devices took while it did.
+fn settle(pid: u32) -> Result<(f64, Duration)> {
+    let anonymous = || memory_mib(pid, "Pss_Anon:");
+    let (top, mut last_fall) = (anonymous()?, Instant::now());
+    let (mut least, mut time) = (top, device_time(pid)?);
+    let mut busy = Duration::ZERO;
     while last_fall.elapsed() < QUIET {
         std::thread::sleep(SAMPLE);
-        let (pss, time) = (pss_mib(pid)?, device_time(pid)?);
+        let (before, now) = (time, anonymous()?);
+        time = device_time(pid)?;
         // Less is what idling itself changes.
-        if pss + 0.1 < least {
-            (least, end, last_fall, falls) = (pss, time, Instant::now(), falls + 1);
-        } else if falls == 0 {
-            begin = time;
+        if now + 0.5 < least {
+            (least, last_fall) = (now, Instant::now());
+            busy += time.saturating_sub(before);
         }
     }
-    Ok((least, end.saturating_sub(begin)))
+    Ok((top - least, busy))
 }
 
 /// Processor time that the first thread of a process has used: the one that serves the devices, in
@@ -227,9 +228,13 @@ fn device_time(pid: u32) -> Result<Duration> {
 
 /// The proportional memory of a process.
 fn pss_mib(pid: u32) -> Result<f64> {
+    memory_mib(pid, "Pss:")
+}
+
+fn memory_mib(pid: u32, name: &str) -> Result<f64> {
     let path = format!("/proc/{pid}/smaps_rollup");
     let text = fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
-    Ok(field(&text, "Pss:")? as f64 / 1024.0)
+    Ok(field(&text, name)? as f64 / 1024.0)
 }
 
 /// The number behind `name` in a list of /proc.
