@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use rustix::io::Errno;
 use rustix::process::Signal;
 
-use support::driver::{Device, place};
+use support::driver::{CONFIG_CHANGE, Device, place, reg};
 use support::fuse::{Faults, Fuse};
 use support::request::{
     Asked, DATA, F_FLUSH, FLUSH, HEADER, IOERR, OK, READ, STATUS, WRITE, ask, header, post,
@@ -94,6 +94,19 @@ fn disk_that_hangs_delays_neither_other_devices_nor_the_end() {
         works.expect(&output, "a read that hangs");
         assert_eq!(typed.number(&output), u64::from(b'x'));
     }
+}
+
+/// B13: a disk that hangs is not waited for when its size is asked for.
+#[test]
+fn size_of_a_hung_disk_is_left_alone() {
+    let (_fuse, running, ()) = hung(",engine=sync", |script| script.pause());
+    running.signal(Signal::USR2);
+    let asked = Instant::now();
+    while !running.stderr().contains("disk0 cannot be changed") {
+        assert!(asked.elapsed() < Duration::from_secs(5), "{}", running.stderr());
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    terminate_in_time(running);
 }
 
 /// B13: a guest that powers off while its disk hangs is gone at once, with its own status.
@@ -342,6 +355,41 @@ fn failed_sync_is_never_reported_as_success_later() {
         flushed.iter().for_each(|asked| asked.expect(output, IOERR));
         assert_eq!(fuse.with(|state| state.syncs), 1, "the host was asked again");
     });
+}
+
+/// B8: the size of a disk follows its file on SIGUSR2, whichever way that went.
+#[test]
+fn size_follows_the_file_when_the_configuration_is_read_again() {
+    for (engine, sectors) in [("", 4096), (",engine=io_uring", 16)] {
+        let everything = Everything::new();
+        let mut script = Script::new();
+        let before = ask(&mut script, READ, 100, 512);
+        script.pause();
+        let paused = script.results();
+        let capacity = script.read(Width::B8, BLOCK.device.register(reg::CONFIG));
+        let interrupt = BLOCK.device.read(&mut script, reg::INTERRUPT_STATUS);
+        let after =
+            [ask(&mut script, READ, sectors - 1, 512), ask(&mut script, READ, sectors, 512)];
+        let works = BLOCK.works(&mut script);
+        let vmm = Vmm::evil(&script.then_reset()).disk(everything.disk.path(), engine);
+        let mut running = vmm.arg("--log-level").arg("info").spawn();
+        running.wait_for_output(paused - 1);
+        everything.disk.as_file().set_len(sectors * 512).unwrap();
+        running.signal(Signal::USR2);
+        let asked = Instant::now();
+        while !running.stderr().contains("configuration read again") {
+            assert!(asked.elapsed() < Duration::from_secs(5), "{}", running.stderr());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        running.type_in(b"\n");
+        let output = running.finish().expect(0).stdout;
+        before.expect(&output, OK);
+        assert_eq!(capacity.number(&output), sectors);
+        assert_ne!(interrupt.number(&output) & CONFIG_CHANGE, 0);
+        after[0].expect(&output, OK);
+        after[1].expect(&output, IOERR);
+        works.expect(&output, "the change");
+    }
 }
 
 /// B8: an image that is cut off under a running machine fails what lies past its end.

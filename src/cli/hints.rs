@@ -80,7 +80,9 @@ fn is_config_of_machine(error: &ControlError) -> bool {
                 | MachineError::Kernel { .. }
                 | MachineError::Initrd { .. }
                 | MachineError::Disk {
-                    source: DiskError::Kind { .. } | DiskError::Empty { .. },
+                    source: DiskError::Kind { .. }
+                        | DiskError::Empty { .. }
+                        | DiskError::NoDirect { .. },
                     ..
                 }
                 | MachineError::BootData(_)

@@ -18,7 +18,7 @@ pub enum Engine {
     IoUring,
 }
 
-/// A disk backed by a raw image file: `--disk path=,readonly=,id=,engine=` or a `[[disk]]` of the file.
+/// A disk backed by a raw image file: `--disk path=,readonly=,id=,engine=,direct=,queues=` or a `[[disk]]` of the file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Disk {
@@ -34,13 +34,33 @@ pub struct Disk {
     /// How data is moved.
     #[serde(default)]
     pub engine: Engine,
+    /// Whether data goes past the host's page cache (O_DIRECT).
+    #[serde(default)]
+    pub direct: bool,
+    /// Number of queues, 1 to [`Disk::MAX_QUEUES`].
+    #[serde(default = "one")]
+    pub queues: u16,
+}
+
+fn one() -> u16 {
+    1
 }
 
 impl Disk {
     /// A disk backed by the image at `path`; everything else as it is by default.
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into(), readonly: false, id: None, engine: Engine::default() }
+        Self {
+            path: path.into(),
+            readonly: false,
+            id: None,
+            engine: Engine::default(),
+            direct: false,
+            queues: 1,
+        }
     }
+
+    /// Most queues of a disk.
+    pub const MAX_QUEUES: u16 = 8;
 
     /// Length of the reply to `VIRTIO_BLK_T_GET_ID` in bytes (virtio 1.3 section 5.2.6).
     pub const MAX_ID_LEN: usize = 20;
@@ -66,13 +86,15 @@ mod tests {
 
     #[test]
     fn flag_form_reads_every_key() {
-        let text = "path=/a b.img,readonly=on,id=data,engine=io_uring";
+        let text = "path=/a b.img,readonly=on,id=data,engine=io_uring,direct=on,queues=4";
         let disk: Disk = text.parse().expect("valid");
         let expected = Disk {
             path: "/a b.img".into(),
             readonly: true,
             id: Some("data".to_owned()),
             engine: Engine::IoUring,
+            direct: true,
+            queues: 4,
         };
         assert_eq!(disk, expected);
     }
@@ -95,7 +117,7 @@ mod tests {
         let error = "path=a,cache=on".parse::<Disk>().expect_err("unknown");
         assert_eq!(
             error.to_string(),
-            "unknown key `cache`, expected one of `path`, `readonly`, `id`, `engine`"
+            "unknown key `cache`, expected one of `path`, `readonly`, `id`, `engine`, `direct`, `queues`"
         );
     }
 

@@ -80,6 +80,9 @@ pub enum ConfigError {
     /// A disk has the name of another device.
     #[error("disk id {0:?} is the name of another device")]
     TakenDiskId(String),
+    /// A number of queues that a disk cannot have.
+    #[error("a disk has 1 to {max} queues, not {0}", max = Disk::MAX_QUEUES)]
+    DiskQueues(u16),
     /// A limit without a number.
     #[error("the limit on {0} limits neither bandwidth nor ops")]
     EmptyLimit(String),
@@ -173,6 +176,9 @@ impl ConfigError {
             Self::DuplicateLimit(_) => "join them, or give each its own direction=send or receive",
             Self::DiskId(_) | Self::DuplicateDiskId(_) | Self::TakenDiskId(_) => {
                 "give each disk its own id=NAME"
+            }
+            Self::DiskQueues(_) => {
+                "give as many queues as the guest has CPUs, or leave queues= out"
             }
             Self::SharedWritableDisk(_) => "add readonly=on to both, or copy the image",
             Self::TapName(_) => "use a name such as tap0",

@@ -92,6 +92,9 @@ impl VmConfig {
             refuse_if(!ids.insert(id), || ConfigError::DuplicateDiskId(id.to_owned()))?;
         }
         for (index, drive) in drives.iter().enumerate() {
+            refuse_if(!(1..=Disk::MAX_QUEUES).contains(&drive.queues), || {
+                ConfigError::DiskQueues(drive.queues)
+            })?;
             let shared = drives
                 .iter()
                 .skip(index.saturating_add(1))
@@ -236,6 +239,10 @@ mod tests {
         assert!(rootfs.starts_with("a is given as a disk twice"), "{rootfs}");
         let long = refused(|c| c.disks = vec![disk("a", true, Some(&"x".repeat(21)))]);
         assert!(long.contains("1 to 20"), "{long}");
+        for queues in [0, 9, u16::MAX] {
+            let many = refused(|c| c.disks = vec![Disk { queues, ..disk("a", true, None) }]);
+            assert_eq!(many, format!("a disk has 1 to 8 queues, not {queues}"));
+        }
     }
 
     #[test]

@@ -41,8 +41,11 @@ fn open(noun: &'static str, path: &Path) -> Result<File, MachineError> {
 fn open_disks(config: &VmConfig) -> Result<Vec<Box<dyn VirtioDevice>>, MachineError> {
     let open = |drive: config::Disk| -> Result<Box<dyn VirtioDevice>, MachineError> {
         let id = drive.id.unwrap_or_default();
-        match Disk::open(&drive.path, drive.readonly) {
-            Ok(disk) => Ok(Box::new(Block::new(disk, &id).with_engine(drive.engine))),
+        let open = if drive.direct { Disk::open_direct } else { Disk::open };
+        match open(&drive.path, drive.readonly) {
+            Ok(disk) => Ok(Box::new(
+                Block::new(disk, &id).with_engine(drive.engine).with_queues(drive.queues),
+            )),
             Err(source) => Err(MachineError::Disk { id, source }),
         }
     };

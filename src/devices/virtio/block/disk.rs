@@ -3,6 +3,7 @@
 use std::io::{IoSlice, IoSliceMut};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rustix::fs::{
     FallocateFlags, FileType, FlockOperation, Mode, OFlags, SeekFrom, fallocate, fcntl_setfl,
@@ -12,6 +13,7 @@ use rustix::io::{Errno, preadv, pwritev};
 use thiserror::Error;
 use tracing::{error, warn};
 
+use super::files::Files;
 use super::transfer::{Incomplete, read_fully, write_fully};
 
 /// Bytes in a sector, whatever the disk beneath uses (virtio 1.3, section 5.2.4).
@@ -66,6 +68,12 @@ pub enum DiskError {
         #[source]
         source: Errno,
     },
+    /// The file system has no direct I/O for the file.
+    #[error("the host does no direct I/O on disk image {path}; leave out direct=on")]
+    NoDirect {
+        /// The path as given.
+        path: PathBuf,
+    },
     /// Not one whole sector.
     #[error("disk image {path} holds {size} bytes, less than one sector of 512")]
     Empty {
@@ -95,7 +103,7 @@ pub enum Zeroes {
 /// The bytes are raw sectors whatever they look like: no format is ever probed.
 #[derive(Debug)]
 pub struct Disk {
-    file: OwnedFd,
+    files: Arc<Files>,
     path: PathBuf,
     sectors: u64,
     readonly: bool,
@@ -110,26 +118,55 @@ impl Disk {
     /// # Errors
     /// [`DiskError`]; nothing stays open or locked.
     pub fn open(path: &Path, readonly: bool) -> Result<Self, DiskError> {
-        let (access, purpose) = match readonly {
-            true => (OFlags::RDONLY, "reading"),
-            false => (OFlags::RDWR, "reading and writing"),
-        };
-        let open_error = |source| DiskError::Open { path: path.to_owned(), purpose, source };
-        // Looked at before it is opened, because opening some devices acts on them; and again
-        // afterwards, because the path may lead elsewhere by then.
-        check_kind(path, stat(path).map_err(open_error)?.st_mode)?;
-        let flags = access | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
-        let file = open(path, flags, Mode::empty()).map_err(open_error)?;
-        check_kind(path, fstat(&file).map_err(open_error)?.st_mode)?;
-        fcntl_setfl(&file, access).map_err(open_error)?;
+        let file = open_image(path, readonly)?;
         lock(path, &file, readonly)?;
         let sectors = count_sectors(path, &file)?;
-        Ok(Self { file, path: path.to_owned(), sectors, readonly, sync_failed: false })
+        let files = Arc::new(Files::new(file));
+        Ok(Self { files, path: path.to_owned(), sectors, readonly, sync_failed: false })
+    }
+
+    /// As [`Disk::open`]; transfers that are aligned go past the host's page cache (O_DIRECT).
+    ///
+    /// # Errors
+    /// [`DiskError`], among them that the host does no direct I/O on this image.
+    pub fn open_direct(path: &Path, readonly: bool) -> Result<Self, DiskError> {
+        let disk = Self::open(path, readonly)?;
+        let no_direct = |source| match source {
+            Errno::INVAL => DiskError::NoDirect { path: path.to_owned() },
+            source => open_error(path, readonly)(source),
+        };
+        // A second opening: the first one goes through the page cache.
+        let direct = open_image(path, readonly)?;
+        let same = fstat(&direct).and_then(|new| Ok((new, fstat(disk.files.cached())?)));
+        let (new, old) = same.map_err(open_error(path, readonly))?;
+        if (new.st_dev, new.st_ino) != (old.st_dev, old.st_ino) {
+            return Err(open_error(path, readonly)(Errno::STALE));
+        }
+        fcntl_setfl(&direct, access(readonly).0 | OFlags::DIRECT).map_err(no_direct)?;
+        let Self { files, .. } = disk;
+        let files = Arc::into_inner(files).ok_or(Errno::BUSY).and_then(|f| f.with_direct(direct));
+        Ok(Self { files: Arc::new(files.map_err(no_direct)?), ..disk })
+    }
+
+    /// The smallest transfer the host does well, in bytes.
+    pub fn block_size(&self) -> u32 {
+        self.files.block_size()
     }
 
     /// Number of whole sectors.
     pub fn sectors(&self) -> u64 {
         self.sectors
+    }
+
+    /// Finds the size of the image anew; whether it has changed. Requests under way are not affected.
+    ///
+    /// # Errors
+    /// The host does not tell, or not one sector is left: the size is as before.
+    pub fn measure(&mut self) -> Result<bool, DiskError> {
+        let sectors = count_sectors(&self.path, self.files.cached())?;
+        let changed = sectors != self.sectors;
+        self.sectors = sectors;
+        Ok(changed)
     }
 
     /// Whether the image was opened without write access.
@@ -150,7 +187,10 @@ impl Disk {
     /// # Errors
     /// [`Incomplete`]; the end of a file that was truncated meanwhile counts as an I/O error.
     pub fn read(&self, bufs: &mut [IoSliceMut<'_>], offset: u64) -> Result<u64, Incomplete> {
-        read_fully(bufs, offset, |bufs, offset| preadv(&self.file, bufs, offset))
+        read_fully(bufs, offset, |bufs, offset| {
+            let parts = bufs.iter().map(|buf| (buf.as_ptr().addr(), buf.len()));
+            preadv(self.files.pick(offset, parts), bufs, offset)
+        })
     }
 
     /// Writes `bufs` from byte `offset` on.
@@ -158,7 +198,10 @@ impl Disk {
     /// # Errors
     /// [`Incomplete`].
     pub fn write(&self, bufs: &mut [IoSlice<'_>], offset: u64) -> Result<u64, Incomplete> {
-        write_fully(bufs, offset, |bufs, offset| pwritev(&self.file, bufs, offset))
+        write_fully(bufs, offset, |bufs, offset| {
+            let parts = bufs.iter().map(|buf| (buf.as_ptr().addr(), buf.len()));
+            pwritev(self.files.pick(offset, parts), bufs, offset)
+        })
     }
 
     /// Makes completed writes durable.
@@ -170,7 +213,7 @@ impl Disk {
         if self.sync_failed {
             return Err(Errno::IO);
         }
-        self.synced(rustix::io::retry_on_intr(|| fdatasync(&self.file)))
+        self.synced(rustix::io::retry_on_intr(|| fdatasync(self.files.cached())))
     }
 
     /// Whether writes were lost, so that no flush can succeed any more.
@@ -190,9 +233,9 @@ impl Disk {
         if self.sync_failed { Err(result.err().unwrap_or(Errno::IO)) } else { Ok(()) }
     }
 
-    /// The open file.
-    pub(super) fn file(&self) -> &OwnedFd {
-        &self.file
+    /// The open files.
+    pub(super) fn files(&self) -> &Arc<Files> {
+        &self.files
     }
 
     /// The path as given, for messages.
@@ -239,7 +282,7 @@ impl Disk {
             return Ok(());
         }
         let flags = how | FallocateFlags::KEEP_SIZE;
-        rustix::io::retry_on_intr(|| fallocate(&self.file, flags, offset, len))
+        rustix::io::retry_on_intr(|| fallocate(self.files.cached(), flags, offset, len))
     }
 
     /// The slow way, for file systems without ranges of zeroes.
@@ -254,6 +297,30 @@ impl Disk {
         }
         Ok(())
     }
+}
+
+fn access(readonly: bool) -> (OFlags, &'static str) {
+    match readonly {
+        true => (OFlags::RDONLY, "reading"),
+        false => (OFlags::RDWR, "reading and writing"),
+    }
+}
+
+fn open_error(path: &Path, readonly: bool) -> impl Fn(Errno) -> DiskError {
+    let purpose = access(readonly).1;
+    move |source| DiskError::Open { path: path.to_owned(), purpose, source }
+}
+
+fn open_image(path: &Path, readonly: bool) -> Result<OwnedFd, DiskError> {
+    let (access, error) = (access(readonly).0, open_error(path, readonly));
+    // Looked at before it is opened, because opening some devices acts on them; and again
+    // afterwards, because the path may lead elsewhere by then.
+    check_kind(path, stat(path).map_err(&error)?.st_mode)?;
+    let flags = access | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let file = open(path, flags, Mode::empty()).map_err(&error)?;
+    check_kind(path, fstat(&file).map_err(&error)?.st_mode)?;
+    fcntl_setfl(&file, access).map_err(&error)?;
+    Ok(file)
 }
 
 fn check_kind(path: &Path, mode: u32) -> Result<(), DiskError> {

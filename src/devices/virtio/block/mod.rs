@@ -2,6 +2,7 @@
 
 mod answer;
 mod disk;
+mod files;
 mod pending;
 mod request;
 #[cfg(test)]
@@ -20,21 +21,24 @@ use tracing::warn;
 use super::batch::{Begun, Budget};
 use super::chain::Chain;
 use super::device::{
-    Activation, BackendFd, Progress, RING_FEATURES, VirtioDevice, read_config_bytes,
+    Activation, BackendFd, Change, Progress, RING_FEATURES, UpdateError, VirtioDevice, Visible,
+    read_config_bytes,
 };
 use super::queue::{Queue, QueueError};
-use crate::config::Engine;
+use crate::config::{self, Engine};
 use crate::metrics::Counters;
 use pending::Pending;
 use request::{Executor, Task};
 
 const DEVICE_TYPE: u32 = 2;
-const QUEUE_SIZES: [u16; 1] = [256];
+const QUEUE_SIZE: u16 = 256;
 
 const F_SIZE_MAX: u64 = 1 << 1;
 const F_SEG_MAX: u64 = 1 << 2;
 const F_RO: u64 = 1 << 5;
+const F_BLK_SIZE: u64 = 1 << 6;
 const F_FLUSH: u64 = 1 << 9;
+const F_MQ: u64 = 1 << 12;
 const F_DISCARD: u64 = 1 << 13;
 const F_WRITE_ZEROES: u64 = 1 << 14;
 
@@ -63,6 +67,7 @@ const BUDGET: Budget = Budget { chains: 64, bytes: 4 << 20 };
 pub struct Block {
     executor: Executor,
     config: [u8; CONFIG_LEN],
+    queue_sizes: Vec<u16>,
     engine: Engine,
     /// Made when it is first needed.
     pending: Option<Pending>,
@@ -78,7 +83,8 @@ impl Block {
         let mut padded = [0; ID_LEN];
         padded.iter_mut().zip(id.bytes()).for_each(|(to, from)| *to = from);
         Self {
-            config: config_space(disk.sectors()),
+            config: config_space(&disk, 1),
+            queue_sizes: vec![QUEUE_SIZE],
             executor: Executor::new(disk, padded),
             engine: Engine::Sync,
             pending: None,
@@ -94,12 +100,27 @@ impl Block {
         Self { engine, ..self }
     }
 
+    /// Has `count` queues, for a driver with many CPUs: 1 to [`config::Disk::MAX_QUEUES`].
+    #[must_use]
+    pub fn with_queues(self, count: u16) -> Self {
+        let count = usize::from(count.clamp(1, config::Disk::MAX_QUEUES));
+        let config = config_space(self.executor.disk(), count);
+        Self { config, queue_sizes: vec![QUEUE_SIZE; count], ..self }
+    }
+
+    /// The size of the blocks the host does well, where that is more than a sector and fits the disk.
+    fn block_size(disk: &Disk) -> Option<u32> {
+        let size = disk.block_size();
+        let fits = (disk.sectors() * SECTOR).is_multiple_of(size.into());
+        (u64::from(size) > SECTOR && fits).then_some(size)
+    }
+
     /// Gets the ring that `engine` asks for. Without one the device works all the same.
     fn prepare_ring(&mut self) {
         if self.engine != Engine::IoUring || self.pending.is_some() {
             return;
         }
-        match Pending::new(self.executor.disk(), &QUEUE_SIZES) {
+        match Pending::new(self.executor.disk(), &self.queue_sizes) {
             Ok(pending) => self.pending = Some(pending),
             Err(e) => {
                 let path = self.executor.disk().path().display();
@@ -140,7 +161,13 @@ impl VirtioDevice for Block {
     }
 
     fn features(&self) -> u64 {
-        let common = RING_FEATURES | F_SIZE_MAX | F_SEG_MAX | F_FLUSH;
+        let mut common = RING_FEATURES | F_SIZE_MAX | F_SEG_MAX | F_FLUSH;
+        if self.queue_sizes.len() > 1 {
+            common |= F_MQ;
+        }
+        if Self::block_size(self.executor.disk()).is_some() {
+            common |= F_BLK_SIZE;
+        }
         match self.executor.disk().readonly() {
             true => common | F_RO,
             false => common | F_DISCARD | F_WRITE_ZEROES,
@@ -148,11 +175,20 @@ impl VirtioDevice for Block {
     }
 
     fn queue_sizes(&self) -> &[u16] {
-        &QUEUE_SIZES
+        &self.queue_sizes
     }
 
     fn read_config(&self, offset: u64, data: &mut [u8]) {
         read_config_bytes(&self.config, offset, data);
+    }
+
+    fn update(&mut self, change: &Change) -> Result<Visible, UpdateError> {
+        if *change != Change::DiskSize {
+            return Err(UpdateError::Unsupported);
+        }
+        let changed = self.executor.disk_mut().measure().map_err(|e| cannot_measure(&e))?;
+        self.config = config_space(self.executor.disk(), self.queue_sizes.len());
+        Ok(if changed { Visible::Config } else { Visible::Nothing })
     }
 
     fn thread_name(&self) -> Option<&'static str> {
@@ -205,12 +241,23 @@ impl VirtioDevice for Block {
     }
 }
 
+fn cannot_measure(error: &DiskError) -> UpdateError {
+    let what = error.to_string();
+    let source = match error {
+        DiskError::Size { source, .. } => (*source).into(),
+        // Too small: the message says it all.
+        _ => std::io::ErrorKind::InvalidInput.into(),
+    };
+    UpdateError::Host { what, source }
+}
+
 /// struct virtio_blk_config (section 5.2.4), little endian.
-fn config_space(sectors: u64) -> [u8; CONFIG_LEN] {
+fn config_space(disk: &Disk, queues: usize) -> [u8; CONFIG_LEN] {
     let mut config = [0; CONFIG_LEN];
     let words = [
         (8, SIZE_MAX),
         (12, SEG_MAX),
+        (20, Block::block_size(disk).unwrap_or(0)),
         (36, MAX_DISCARD_SECTORS),
         (40, MAX_SEGMENTS),
         (44, DISCARD_ALIGNMENT),
@@ -219,7 +266,8 @@ fn config_space(sectors: u64) -> [u8; CONFIG_LEN] {
         // write_zeroes_may_unmap, with its padding.
         (56, 1),
     ];
-    put(&mut config, 0, &sectors.to_le_bytes());
+    put(&mut config, 0, &disk.sectors().to_le_bytes());
+    put(&mut config, 34, &u16::try_from(queues).unwrap_or(1).to_le_bytes());
     for (offset, word) in words {
         put(&mut config, offset, &word.to_le_bytes());
     }

@@ -54,7 +54,7 @@ impl Pending {
     pub(super) fn new(disk: &Disk, sizes: &[u16]) -> io::Result<Self> {
         let slots = sizes.iter().map(|size| usize::from(*size)).sum();
         Ok(Self {
-            ring: Ring::new(disk.file(), slots)?,
+            ring: Ring::new(disk.files(), slots)?,
             requests: (0..slots).map(|_| None).collect(),
             free: (0..slots).rev().collect(),
             heads: sizes.iter().map(|size| vec![false; usize::from(*size)]).collect(),

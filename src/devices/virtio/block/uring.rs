@@ -5,6 +5,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use io_uring::squeue::Entry;
@@ -14,6 +15,7 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::io::Errno;
 use vm_memory::{GuestMemoryBackend, GuestMemoryError};
 
+use super::files::Files;
 use crate::memory::{GuestMemory, GuestRange};
 
 /// Entries of the submission queue: what is submitted at a time.
@@ -64,7 +66,7 @@ pub(super) struct Ring {
 
 struct Inner {
     ring: IoUring,
-    file: OwnedFd,
+    files: Arc<Files>,
     /// Keeps the memory mapped that the kernel writes to.
     mem: Option<GuestMemory>,
     slots: Vec<Slot>,
@@ -85,12 +87,12 @@ struct Slot {
 unsafe impl Send for Inner {}
 
 impl Ring {
-    /// A ring for `slots` operations on `file` at a time.
+    /// A ring for `slots` operations on `files` at a time.
     ///
     /// # Errors
-    /// The kernel has no io_uring, refuses it, has no room for it, or would not do right by `file`.
-    pub(super) fn new(file: &OwnedFd, slots: usize) -> io::Result<Self> {
-        refuse_fuse(file)?;
+    /// The kernel has no io_uring, refuses it, has no room for it, or would not do right by `files`.
+    pub(super) fn new(files: &Arc<Files>, slots: usize) -> io::Result<Self> {
+        refuse_fuse(files.cached())?;
         let event = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?;
         let room = u32::try_from(slots + 2).unwrap_or(u32::MAX).next_power_of_two();
         let mut builder = IoUring::builder();
@@ -100,8 +102,7 @@ impl Ring {
         let ring = ring.or_else(|_| builder.build(ENTRIES))?;
         ring.submitter().register_eventfd(event.as_raw_fd())?;
         let slots = (0..slots).map(|_| Slot::default()).collect();
-        let file = file.try_clone()?;
-        let inner = Inner { ring, file, mem: None, slots, under_way: 0 };
+        let inner = Inner { ring, files: files.clone(), mem: None, slots, under_way: 0 };
         Ok(Self { inner: Some(Box::new(inner)), event })
     }
 
@@ -192,7 +193,8 @@ impl Ring {
     /// The kernel takes no requests.
     pub(super) fn start_sync(&mut self) -> io::Result<()> {
         let Some(inner) = self.inner() else { return Ok(()) };
-        let sync = opcode::Fsync::new(Fd(inner.file.as_raw_fd())).flags(FsyncFlags::DATASYNC);
+        let sync =
+            opcode::Fsync::new(Fd(inner.files.cached().as_raw_fd())).flags(FsyncFlags::DATASYNC);
         inner.push(&sync.build().user_data(SYNC))
     }
 
@@ -264,10 +266,13 @@ impl Inner {
     }
 
     fn start(&mut self, index: usize, operation: Operation) -> io::Result<()> {
-        let file = Fd(self.file.as_raw_fd());
-        let Some(slot) = self.free(index) else { return Err(io::ErrorKind::ResourceBusy.into()) };
+        let slot = self.slots.get_mut(index).filter(|slot| !slot.busy);
+        let Some(slot) = slot else { return Err(io::ErrorKind::ResourceBusy.into()) };
         let vectors = slot.vectors.get(slot.done..).unwrap_or_default();
         let (start, len) = (vectors.as_ptr(), u32::try_from(vectors.len()).unwrap_or(u32::MAX));
+        let (Operation::Read { offset } | Operation::Write { offset }) = operation;
+        let parts = vectors.iter().map(|vector| (vector.iov_base.addr(), vector.iov_len));
+        let file = Fd(self.files.pick(offset, parts).as_raw_fd());
         let entry = match operation {
             Operation::Read { offset } => {
                 opcode::Readv::new(file, start, len).offset(offset).build()
@@ -293,7 +298,7 @@ impl Inner {
         if self.ring.submission().is_full() {
             self.submit()?;
         }
-        // SAFETY: the file stays open as long as `self`. A transfer's vectors belong to a slot that
+        // SAFETY: the files stay open as long as `self`. A transfer's vectors belong to a slot that
         // is busy, and stay as they are until it is not: until the kernel has completed it. They
         // point into guest memory that `self.mem` keeps mapped; it is replaced only when nothing is
         // under way. `self` itself is dropped only then, and leaked otherwise.

@@ -176,9 +176,9 @@ fn failed_flush_is_never_followed_by_a_successful_one() {
     assert_eq!(disk.flush(), Ok(()));
     // A pipe cannot be synchronised: this stands for storage that fails once.
     let (pipe, _other) = rustix::pipe::pipe().unwrap();
-    let good = std::mem::replace(&mut disk.file, pipe);
+    let good = std::mem::replace(&mut disk.files, Arc::new(Files::new(pipe)));
     assert_eq!(disk.flush(), Err(Errno::INVAL));
-    disk.file = good;
+    disk.files = good;
     assert_eq!(disk.flush(), Err(Errno::IO));
     assert_eq!(disk.flush(), Err(Errno::IO));
 }
@@ -213,4 +213,14 @@ fn zeroes_are_written_out_where_the_file_system_has_no_ranges() {
     assert!(seen[..512].iter().all(|b| *b == 5));
     assert!(seen[512..end].iter().all(|b| *b == 0));
     assert!(seen[end..].iter().all(|b| *b == 5));
+}
+
+/// B16.
+#[test]
+fn file_without_direct_io_is_refused_by_name() {
+    // Files of sysfs are regular, of 4096 bytes, and can be read without harm.
+    let error = Disk::open_direct(Path::new("/sys/kernel/uevent_seqnum"), true).unwrap_err();
+    assert!(matches!(error, DiskError::NoDirect { .. }), "{error}");
+    let text = error.to_string();
+    assert!(text.contains("uevent_seqnum") && text.contains("direct=on"), "{text}");
 }

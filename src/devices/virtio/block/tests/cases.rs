@@ -478,6 +478,114 @@ fn configuration_names_capacity_and_limits_and_is_zero_beyond() {
     assert_eq!(m.driver.read(0x13c), 0);
 }
 
+/// B8: the size follows the file when asked to, and the driver hears of it.
+#[test]
+fn disk_that_grew_or_shrank_is_told_and_serves_what_it_has() {
+    let mut m = Machine::writable();
+    let generation = m.driver.read(0xfc);
+    m.driver.interrupts();
+    m.driver.transport.update(&Change::DiskSize).unwrap();
+    assert_eq!((m.driver.read(0xfc), m.driver.interrupts()), (generation, 0), "nothing changed");
+
+    m.file.as_file().set_len(80 * 512).unwrap();
+    assert_eq!(m.request(IN, 79, &[(BUFFER, 512, WRITE)]).0, IOERR, "not told yet");
+    m.driver.interrupts();
+    m.driver.transport.update(&Change::DiskSize).unwrap();
+    assert_eq!((m.driver.read(0x100), m.driver.read(0x104)), (80, 0));
+    assert_ne!(m.driver.read(0xfc), generation);
+    assert_eq!(m.driver.interrupts(), 1);
+    assert_eq!(m.request(IN, 79, &[(BUFFER, 512, WRITE)]), (OK, 513));
+
+    m.file.as_file().set_len(32 * 512).unwrap();
+    m.driver.transport.update(&Change::DiskSize).unwrap();
+    assert_eq!(m.driver.read(0x100), 32);
+    assert_eq!(m.request(IN, 31, &[(BUFFER, 512, WRITE)]), (OK, 513));
+    for (kind, flags) in [(IN, WRITE), (OUT, 0)] {
+        assert_eq!(m.request(kind, 32, &[(BUFFER, 512, flags)]).0, IOERR);
+        assert_eq!(m.request(kind, 31, &[(BUFFER, 1024, flags)]).0, IOERR);
+    }
+    assert_eq!(m.segments(DISCARD, &[(32, 1, 0)]), IOERR);
+    assert_eq!(m.image().len(), 32 * 512);
+}
+
+#[test]
+fn disk_with_nothing_left_keeps_its_size_and_says_why() {
+    let mut m = Machine::writable();
+    m.file.as_file().set_len(511).unwrap();
+    let error = m.driver.transport.update(&Change::DiskSize).unwrap_err().to_string();
+    assert!(error.contains("511 bytes"), "{error}");
+    assert_eq!(m.driver.read(0x100), 64);
+    assert_eq!(m.request(IN, 1, &[(BUFFER, 512, WRITE)]).0, IOERR);
+}
+
+/// B16: whatever the alignment, the data is right; and what was written one way is read the other.
+#[test]
+fn direct_disk_moves_what_is_aligned_and_what_is_not() {
+    let file = NamedTempFile::new().unwrap();
+    file.as_file().set_len(64 << 10).unwrap();
+    let disk = Disk::open_direct(file.path(), false).unwrap();
+    let mut m = Machine { driver: Driver::started(device(disk), ALL), file };
+    let data: Vec<u8> = (0..8192u32).map(|n| u8::try_from(n % 251).unwrap()).collect();
+    // Memory, sector, lengths of the parts: aligned, then off in memory, in the file, in length.
+    let cases: [(u64, u64, &[u32]); 6] = [
+        (BUFFER, 0, &[8192]),
+        (BUFFER, 16, &[4096, 4096]),
+        (BUFFER + 1, 32, &[8192]),
+        (BUFFER + 512, 49, &[1024]),
+        (BUFFER, 64, &[513, 511]),
+        (BUFFER + 7, 81, &[5, 1019]),
+    ];
+    for (addr, sector, lens) in cases {
+        let parts = |flags| {
+            let mut at = addr;
+            let part = |len: &u32| {
+                let part = (at, *len, flags);
+                at += u64::from(*len);
+                part
+            };
+            lens.iter().map(part).collect::<Vec<_>>()
+        };
+        let len: u32 = lens.iter().sum();
+        let whole = &data[..usize::try_from(len).unwrap()];
+        m.driver.poke(addr, whole);
+        assert_eq!(m.request(OUT, sector, &parts(0)), (OK, 1), "{addr:x} {sector} {lens:?}");
+        assert_eq!(m.request(FLUSH, 0, &[]), (OK, 1));
+        let start = usize::try_from(sector * 512).unwrap();
+        assert_eq!(m.image()[start..start + whole.len()], *whole);
+        m.driver.poke(addr, &vec![0; whole.len()]);
+        assert_eq!(m.request(IN, sector, &parts(WRITE)), (OK, len + 1));
+        assert_eq!(m.driver.peek(addr, whole.len()), whole);
+        // The other way round.
+        let other = 0x8_0000 + BUFFER;
+        assert_eq!(m.request(IN, sector, &[(other, len, WRITE)]), (OK, len + 1));
+        assert_eq!(m.driver.peek(other, whole.len()), whole);
+    }
+}
+
+#[test]
+fn every_queue_of_a_disk_is_served() {
+    let file = numbered_image();
+    let disk = Disk::open(file.path(), false).unwrap();
+    let block = Block::new(disk, "").with_engine(ENGINE).with_queues(8);
+    let mut driver = Driver::started(Box::new(Patient(block)), ALL | F_MQ);
+    assert_ne!(driver.offered() & F_MQ, 0);
+    assert_eq!(driver.read(0x120) >> 16, 8, "num_queues");
+    for round in 0..3u8 {
+        for queue in 0..8u8 {
+            let sector = round * 8 + queue;
+            let mut header = [0; 16];
+            header[8] = sector;
+            driver.poke(HEADER, &header);
+            let parts = [(HEADER, 16, 0), (BUFFER, 512, WRITE), (STATUS, 1, WRITE)];
+            let head = driver.chain(queue.into(), &parts);
+            driver.kick(queue.into());
+            assert_eq!(driver.used(queue.into()), [(head, 513)]);
+            assert_eq!(driver.peek(BUFFER, 512), [sector; 512]);
+        }
+    }
+    assert_eq!(Machine::writable().driver.offered() & F_MQ, 0, "one queue needs no feature");
+}
+
 fn any_part() -> impl Strategy<Value = (u64, u32, bool)> {
     let addr = prop_oneof![
         8 => BUFFER..BUFFER + 0x8000,

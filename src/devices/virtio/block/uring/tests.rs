@@ -8,7 +8,7 @@ use super::*;
 fn set() -> (Ring, io::PipeWriter, GuestMemory) {
     let (reader, writer) = io::pipe().unwrap();
     let mem = GuestMemory::from_ranges(&[(GuestAddress(0), 0x1_0000)]).unwrap();
-    let mut ring = Ring::new(&reader.into(), 4).unwrap();
+    let mut ring = Ring::new(&Arc::new(Files::new(reader.into())), 4).unwrap();
     ring.set_memory(&mem);
     (ring, writer, mem)
 }
@@ -114,10 +114,10 @@ fn buffers_of_a_slot_under_way_cannot_be_changed() {
 
 #[test]
 fn more_than_the_submission_queue_holds_is_handed_over_in_parts() {
-    let file: OwnedFd = tempfile::tempfile().unwrap().into();
+    let files = Arc::new(Files::new(tempfile::tempfile().unwrap().into()));
     let mem = GuestMemory::from_ranges(&[(GuestAddress(0), 0x1_0000)]).unwrap();
     let slots = 3 * usize::try_from(ENTRIES).unwrap();
-    let mut ring = Ring::new(&file, slots).unwrap();
+    let mut ring = Ring::new(&files, slots).unwrap();
     ring.set_memory(&mem);
     for slot in 0..slots {
         ring.set_buffers(slot, &[range(0, 16)]).unwrap();
@@ -134,5 +134,8 @@ fn more_than_the_submission_queue_holds_is_handed_over_in_parts() {
         }
     }
     assert!(seen.iter().all(|seen| *seen));
-    assert_eq!(rustix::fs::fstat(&file).unwrap().st_size, 16 * i64::try_from(slots).unwrap());
+    assert_eq!(
+        rustix::fs::fstat(files.cached()).unwrap().st_size,
+        16 * i64::try_from(slots).unwrap()
+    );
 }
