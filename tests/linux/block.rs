@@ -1,6 +1,7 @@
 //! virtio-blk under a kernel's driver.
 
 use std::fs;
+use std::io::Write;
 use std::os::unix::fs::MetadataExt;
 use std::process::Command;
 
@@ -114,27 +115,100 @@ fn discard_gives_space_back_to_the_host() {
     assert!(bytes[..hole.start].iter().chain(&bytes[hole.end..]).all(|byte| *byte == 1));
 }
 
+/// The ways to move data.
+const WAYS: [&str; 4] = [
+    "engine=sync",
+    "engine=io_uring",
+    "engine=sync,direct=on",
+    "engine=io_uring,direct=on,queues=2",
+];
+
 /// Direct I/O of every size and alignment the driver allows, checked against the host's file.
 #[test]
 fn direct_io_reads_what_the_host_wrote_and_back() {
-    let guest = Guest::minimal();
-    let image = guest.file("data.img");
     let bytes: Vec<u8> = (0..16 * MIB).map(|n| ((n * 2_654_435_761) >> 13) as u8).collect();
-    fs::write(&image, &bytes).expect("write");
+    for way in WAYS {
+        let guest = Guest::minimal();
+        // On a disk: the tmpfs of this host knows no direct I/O.
+        let directory = tempfile::tempdir_in("/var/tmp").expect("temporary directory");
+        let image = directory.path().join("data.img");
+        fs::write(&image, &bytes).expect("write");
+        let guest = guest.arg("--disk").arg(format!("path={},{way}", image.display()));
+        let words = run_words(
+            "set -e\nfor bs in 512 4k 64k 1M; do dd if=/dev/vdb bs=$bs iflag=direct 2>/dev/null | sha256sum; done\n\
+             dd if=/dev/vdb of=/dev/vdb bs=1M skip=8 count=8 conv=notrunc,fsync iflag=direct oflag=direct 2>/dev/null",
+        );
+        let guest = guest.append(&words);
+        let ended = wait(guest.start());
+        assert!(ended.console.contains("exit status 0"), "{way}: {ended:#?}");
+        assert_eq!(ended.stderr, "", "{way}");
+        let sums: Vec<&str> = ended.console.lines().filter(|line| line.ends_with("  -")).collect();
+        assert_eq!(sums.len(), 4, "{way}: {ended:#?}");
+        assert!(sums.iter().all(|sum| *sum == sums[0]), "{way}: {sums:?}");
+        let half = bytes.len() / 2;
+        let after = fs::read(&image).expect("read");
+        assert!(after[..half] == bytes[half..] && after[half..] == bytes[half..], "{way}");
+    }
+}
+
+/// A file system made, filled, checked, emptied and trimmed by the guest: the host's file gets its
+/// holes back.
+#[test]
+fn trimmed_file_system_gives_space_back_to_the_host() {
+    for way in ["engine=sync", "engine=io_uring"] {
+        let guest = Guest::minimal();
+        let image = guest.image("data.img", 64 * MIB);
+        let make = Command::new("mke2fs").args(["-q", "-t", "ext4"]).arg(&image).output();
+        assert!(make.expect("mke2fs").status.success());
+        let guest = guest.arg("--disk").arg(format!("path={},{way}", image.display()));
+        let words = run_words(
+            "set -e; mkdir -p /root/m; mount /dev/vdb /root/m; head -c 30000000 /dev/urandom > /root/m/f\n\
+             a=$(sha256sum < /root/m/f); sync; echo 3 > /proc/sys/vm/drop_caches\n\
+             [ \"$(sha256sum < /root/m/f)\" = \"$a\" ]; echo filled; read x; rm /root/m/f; sync\n\
+             fstrim /root/m; umount /root/m",
+        );
+        let guest = guest.append(&words);
+        let mut child = guest.start_with_input();
+        wait_for(&mut child, "filled");
+        let blocks = || fs::metadata(&image).expect("metadata").blocks();
+        let full = blocks();
+        child.stdin.take().expect("piped").write_all(b"\n").expect("typed");
+        let ended = wait(child);
+        assert!(ended.console.contains("exit status 0"), "{way}: {ended:#?}");
+        assert!(full - blocks() > 28_000_000 / 512, "{way}: {full} to {} blocks", blocks());
+        let check = Command::new("e2fsck").args(["-f", "-n"]).arg(&image).output().expect("e2fsck");
+        assert!(check.status.success(), "{way}: {}", String::from_utf8_lossy(&check.stdout));
+    }
+}
+
+#[test]
+fn disk_that_grows_is_seen_by_the_running_guest() {
+    let guest = Guest::minimal();
+    let image = guest.image("data.img", 4 * MIB);
     let guest = guest.arg("--disk").arg(format!("path={}", image.display()));
     let words = run_words(
-        "set -e\nfor bs in 512 4k 64k 1M; do dd if=/dev/vdb bs=$bs iflag=direct 2>/dev/null | sha256sum; done\n\
-         dd if=/dev/vdb of=/dev/vdb bs=1M skip=8 count=8 conv=notrunc,fsync iflag=direct oflag=direct 2>/dev/null",
+        "set -e; echo ready; while [ $(cat /sys/block/vdb/size) != 16384 ]; do sleep 0.1; done\n\
+         dd if=/dev/zero of=/dev/vdb bs=1M seek=7 count=1 conv=fsync",
     );
     let guest = guest.append(&words);
-    let ended = wait(guest.start());
+    let mut child = guest.start();
+    wait_for(&mut child, "ready");
+    fs::File::options().write(true).open(&image).and_then(|f| f.set_len(8 * MIB)).expect("grow");
+    signal(child.id(), "USR2");
+    let ended = wait(child);
     assert!(ended.console.contains("exit status 0"), "{ended:#?}");
-    let sums: Vec<&str> = ended.console.lines().filter(|line| line.ends_with("  -")).collect();
-    assert_eq!(sums.len(), 4, "{ended:#?}");
-    assert!(sums.iter().all(|sum| *sum == sums[0]), "{sums:?}");
-    let half = bytes.len() / 2;
-    let after = fs::read(&image).expect("read");
-    assert!(after[..half] == bytes[half..] && after[half..] == bytes[half..]);
+}
+
+#[test]
+fn queues_are_as_many_as_asked_for() {
+    let guest = Guest::minimal();
+    let image = guest.image("data.img", 4 * MIB);
+    let disk = format!("path={},queues=2", image.display());
+    let console = guest
+        .args("--cpus 2 --disk")
+        .arg(disk)
+        .succeed("ls /sys/block/vda/mq | wc -l; ls /sys/block/vdb/mq | wc -l");
+    assert!(console.contains("1\n2\n"), "{console}");
 }
 
 /// B14: a second machine is refused while the first writes, by name and with the exit status of

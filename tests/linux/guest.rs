@@ -111,12 +111,21 @@ impl Guest {
 
     /// Boots and lets the guest run. The files live as long as `self`.
     pub fn start(&self) -> Child {
+        self.spawn(Stdio::null())
+    }
+
+    /// As [`Self::start`], with a pipe to type into.
+    pub fn start_with_input(&self) -> Child {
+        self.spawn(Stdio::piped())
+    }
+
+    fn spawn(&self, input: Stdio) -> Child {
         let mut command = Command::new("vmm");
         command.args(&self.args);
         if !self.append.is_empty() {
             command.arg("--append").arg(self.append.join(" "));
         }
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.stdin(input).stdout(Stdio::piped()).stderr(Stdio::piped());
         command.spawn().expect("vmm is on the PATH")
     }
 }
