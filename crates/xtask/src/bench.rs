@@ -4,6 +4,7 @@
 //! here is described there.
 
 mod balloon;
+mod block;
 mod boot;
 mod figure;
 pub(crate) mod guest;
@@ -18,6 +19,7 @@ mod record;
 mod report;
 mod run;
 mod stats;
+mod storage;
 mod traffic;
 
 use std::fs;
@@ -71,6 +73,8 @@ enum Group {
     Io,
     /// Memory a guest gives back
     Balloon,
+    /// Disk past the host's page cache, by each way to move data
+    Block,
 }
 
 /// What the groups share.
@@ -127,6 +131,7 @@ impl Group {
             Self::Memory => idle::figures(context, records),
             Self::Io => traffic::figures(context, records),
             Self::Balloon => balloon::figures(context, records),
+            Self::Block => block::figures(context, records),
         }
     }
 }

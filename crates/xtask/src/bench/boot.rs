@@ -163,7 +163,7 @@ pub(super) fn guest(directory: &Path, flavour: &str, arm: Arm) -> Guest {
     Guest {
         kernel: directory.join(flavour),
         cmdline: Some(CMDLINE.to_owned()),
-        disks: vec![Disk { path: directory.join(ROOT), readonly: true }],
+        disks: vec![Disk::readonly(directory.join(ROOT))],
         tap: Some(Link::of(arm).tap.to_owned()),
     }
 }

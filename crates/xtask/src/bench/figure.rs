@@ -28,6 +28,8 @@ pub(super) enum Unit {
     MibPerSecond,
     /// Operations a second.
     PerSecond,
+    /// Processor seconds for 2^30 bytes.
+    SecondsPerGib,
     /// Things counted.
     Count,
 }
@@ -66,7 +68,20 @@ impl Figure {
     /// # Errors
     /// The series has no samples of ours.
     pub(super) fn of(records: &Records, series: &str, control: &str) -> Result<Self> {
-        let (ours, peer) = (records.samples(series, Arm::Ours), records.samples(series, Arm::Peer));
+        Self::between(records, (series, Arm::Ours), (series, Arm::Peer), control)
+    }
+
+    /// As [`Figure::of`], between any two series and arms.
+    ///
+    /// # Errors
+    /// The first has no samples.
+    pub(super) fn between(
+        records: &Records,
+        (series, arm): (&str, Arm),
+        peer: (&str, Arm),
+        control: &str,
+    ) -> Result<Self> {
+        let (ours, peer) = (records.samples(series, arm), records.samples(peer.0, peer.1));
         Ok(Self {
             name: series.to_owned(),
             place: String::new(),

@@ -14,6 +14,7 @@ use rustix::fs::OFlags;
 
 use super::balloon;
 use super::stats::SplitMix;
+use super::storage;
 
 /// Where the program lies in the guest, and how it knows its role.
 pub(super) const PATH: &str = "/init";
@@ -32,14 +33,14 @@ pub(super) const MARK: &str = "bench:";
 pub(super) const DONE: &str = "bench: done";
 
 /// The disk that is read.
-const DISK: &str = "/dev/vdb";
+pub(super) const DISK: &str = "/dev/vdb";
 
 /// Size of one sequential read and of one network write, in bytes.
-const CHUNK: usize = 1 << 20;
+pub(super) const CHUNK: usize = 1 << 20;
 const MESSAGE: usize = 128 << 10;
 
 /// Size of one random read, and the alignment of every buffer, in bytes.
-const BLOCK: usize = 4096;
+pub(super) const BLOCK: usize = 4096;
 
 /// Whether this process was started as the first one of a measured guest.
 pub(crate) fn is_our_role() -> bool {
@@ -60,6 +61,9 @@ pub(crate) fn main() -> ! {
 fn measure() -> Result<()> {
     if let Ok(work) = std::env::var(balloon::WORK) {
         return balloon::in_guest(&work);
+    }
+    if std::env::var_os(storage::ROLE).is_some() {
+        return storage::measure();
     }
     let disk = File::options().read(true).custom_flags(OFlags::DIRECT.bits() as i32).open(DISK);
     let disk = disk.with_context(|| format!("open {DISK}"))?;
@@ -100,7 +104,7 @@ fn random(disk: &File) -> Result<f64> {
 }
 
 /// The size of a block device: its metadata says nothing.
-fn size(mut disk: &File) -> Result<u64> {
+pub(super) fn size(mut disk: &File) -> Result<u64> {
     use std::io::Seek;
     Ok(disk.seek(std::io::SeekFrom::End(0))?)
 }
@@ -143,22 +147,27 @@ pub(super) fn receive(stream: &mut TcpStream) -> Result<u64> {
 }
 
 /// A buffer at an address that direct I/O accepts.
-struct Aligned {
+pub(super) struct Aligned {
     room: Vec<u8>,
     start: usize,
     length: usize,
 }
 
 impl Aligned {
-    fn new(length: usize) -> Self {
+    pub(super) fn new(length: usize) -> Self {
         let room = vec![0; length + BLOCK];
         let start = room.as_ptr().align_offset(BLOCK);
         Self { room, start, length }
     }
 
-    fn bytes(&mut self) -> &mut [u8] {
+    pub(super) fn bytes(&mut self) -> &mut [u8] {
         self.room.get_mut(self.start..self.start + self.length).unwrap_or_default()
     }
+}
+
+/// The command line of a kernel whose first process measures the disk alone.
+pub(super) fn storage_cmdline() -> String {
+    format!("console=ttyS0 quiet panic=-1 root=/dev/vda ro init={PATH} {}=1", storage::ROLE)
 }
 
 /// The command line of a kernel whose first process is this program.

@@ -83,7 +83,7 @@ pub(super) fn inside_null(inside: &mut Inside) -> Result<()> {
     let guest = |arm| Guest {
         kernel: kernel.clone(),
         cmdline: None,
-        disks: vec![Disk { path: disk.clone(), readonly: false }],
+        disks: vec![Disk::writable(disk.clone())],
         tap: Some(Link::of(arm).tap.to_owned()),
     };
     measure(inside, NULL, guest, |run| run.first_byte().map(drop))

@@ -10,7 +10,7 @@ use super::monitor::Guest;
 use super::place::VMM;
 use super::record::{Arm, Recorder};
 use super::run::{self, Run, ms};
-use super::{balloon, boot, idle, null_guest, traffic};
+use super::{balloon, block, boot, idle, null_guest, traffic};
 use crate::command;
 
 /// Arguments of the hidden subcommand.
@@ -46,6 +46,7 @@ pub(crate) fn run(arguments: InsideArgs) -> Result<()> {
         boot::GROUP => boot::inside(&mut inside),
         idle::LINUX => idle::inside_linux(&mut inside),
         idle::NULL => idle::inside_null(&mut inside),
+        block::GROUP => block::inside(&mut inside),
         traffic::GROUP => traffic::inside(&mut inside),
         balloon::GROUP => balloon::inside(&mut inside),
         _ => bail!("no measurements named {group}"),

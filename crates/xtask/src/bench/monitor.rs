@@ -31,6 +31,49 @@ pub(super) struct Disk {
     pub(super) path: PathBuf,
     /// Whether the guest may only read.
     pub(super) readonly: bool,
+    /// How its data moves.
+    pub(super) way: Way,
+}
+
+/// How a monitor moves the data of a disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Way {
+    /// As it does unless told otherwise.
+    Default,
+    /// Past the host's page cache, by system calls that wait: ours on one thread, QEMU's on many.
+    Waiting,
+    /// Past the host's page cache, by io_uring.
+    IoUring,
+}
+
+impl Way {
+    fn vmm(self) -> &'static str {
+        match self {
+            Self::Default => "",
+            Self::Waiting => ",engine=sync,direct=on",
+            Self::IoUring => ",engine=io_uring,direct=on",
+        }
+    }
+
+    fn qemu(self) -> &'static str {
+        match self {
+            Self::Default => "",
+            Self::Waiting => ",aio=threads,cache.direct=on",
+            Self::IoUring => ",aio=io_uring,cache.direct=on",
+        }
+    }
+}
+
+impl Disk {
+    /// The image at `path`, for reading alone.
+    pub(super) fn readonly(path: PathBuf) -> Self {
+        Self { path, readonly: true, way: Way::Default }
+    }
+
+    /// The image at `path`.
+    pub(super) fn writable(path: PathBuf) -> Self {
+        Self { path, readonly: false, way: Way::Default }
+    }
 }
 
 impl Guest {
@@ -56,7 +99,7 @@ impl Guest {
         }
         for disk in &self.disks {
             let readonly = if disk.readonly { ",readonly=on" } else { "" };
-            words.pair("--disk", joined(&["path=", &text(&disk.path), readonly]));
+            words.pair("--disk", joined(&["path=", &text(&disk.path), readonly, disk.way.vmm()]));
         }
         if let Some(tap) = &self.tap {
             words.pair("--net", format!("tap={tap}"));
@@ -90,7 +133,7 @@ impl Guest {
             let readonly = if disk.readonly { ",readonly=on" } else { "" };
             let file = text(&disk.path);
             let id = format!("id=disk{index},if=none,format=raw,file=");
-            words.pair("-drive", joined(&[&id, &file, readonly]));
+            words.pair("-drive", joined(&[&id, &file, readonly, disk.way.qemu()]));
             words.pair("-device", format!("virtio-blk-device,drive=disk{index}"));
         }
         if let Some(tap) = &self.tap {
@@ -133,7 +176,7 @@ mod tests {
         Guest {
             kernel: "k".into(),
             cmdline: None,
-            disks: vec![Disk { path: "a,b".into(), readonly: true }],
+            disks: vec![Disk::readonly("a,b".into())],
             tap: Some("tap0".into()),
         }
     }
@@ -150,6 +193,15 @@ mod tests {
             assert!(qemu.contains(part), "{qemu}");
         }
         assert!(qemu.contains("isa-debug-exit,iobase=0xf4"), "{qemu}");
+    }
+
+    #[test]
+    fn ways_to_move_data_are_told_to_each() {
+        let disk = Disk { way: Way::IoUring, ..Disk::writable("d".into()) };
+        let guest = Guest { disks: vec![disk], ..guest() };
+        let line = |arm| command::describe(&guest.command(arm, Path::new("vmm")));
+        assert!(line(Arm::Ours).contains("path=d,engine=io_uring,direct=on"));
+        assert!(line(Arm::Peer).contains("file=d,aio=io_uring,cache.direct=on"));
     }
 
     #[test]

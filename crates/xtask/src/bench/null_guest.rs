@@ -68,7 +68,7 @@ pub(super) fn inside(inside: &mut Inside) -> Result<()> {
         tap: None,
     };
     let without = bare(inside);
-    let disk = Disk { path: inside.file("disk"), readonly: false };
+    let disk = Disk::writable(inside.file("disk"));
     let with = |arm| Guest {
         disks: vec![disk.clone()],
         tap: Some(Link::of(arm).tap.to_owned()),

@@ -211,6 +211,7 @@ fn number(value: f64, unit: Unit) -> String {
         Unit::Mib => format!("{value:.2} MiB"),
         Unit::MibPerSecond => format!("{value:.0} MiB/s"),
         Unit::PerSecond => format!("{value:.0} /s"),
+        Unit::SecondsPerGib => format!("{value:.2} s/GiB"),
     }
 }
 

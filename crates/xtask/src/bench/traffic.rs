@@ -65,7 +65,7 @@ pub(super) fn inside(inside: &mut Inside) -> Result<()> {
     std::fs::write(files.join(DATA), noise(DATA_SIZE)).context("write the disk to be read")?;
     let guest = |arm| {
         let Link { tap, host, guest } = Link::of(arm);
-        let disk = |name| Disk { path: files.join(name), readonly: true };
+        let disk = |name| Disk::readonly(files.join(name));
         Guest {
             kernel: files.join("minimal"),
             cmdline: Some(guest::cmdline(host, guest, PORT)),
@@ -127,7 +127,7 @@ fn finding(line: &str, name: &str) -> Result<f64> {
 }
 
 /// Bytes that no filesystem takes for a hole.
-fn noise(size: usize) -> Vec<u8> {
+pub(super) fn noise(size: usize) -> Vec<u8> {
     let mut random = SplitMix(2);
     (0..size / 8).flat_map(|_| random.next().to_le_bytes()).collect()
 }
