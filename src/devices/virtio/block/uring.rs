@@ -26,8 +26,8 @@ const KEPT_VECTORS: usize = 16;
 const TRIES: u32 = 1000;
 /// How long a drain waits before it looks again.
 const LOOK: Duration = Duration::from_millis(100);
-/// How long the end of a device waits for its transfers.
-const PATIENCE: Duration = Duration::from_millis(200);
+/// How long the end of a device waits for its transfers: a machine may have many that hang.
+const PATIENCE: Duration = Duration::from_millis(50);
 
 /// FUSE_SUPER_MAGIC of Linux: a file system in user space.
 const FUSE: u64 = 0x6573_5546;
