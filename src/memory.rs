@@ -60,8 +60,8 @@ pub fn push_io_slices_mut<'m>(
     for range in ranges {
         let slice = mem.get_slice(range.addr, range.len.try_into().unwrap_or(usize::MAX))?;
         let guard = slice.ptr_guard_mut();
-        // SAFETY: as above; the kernel alone writes through it. Ranges a guest made overlap
-        // yield overlapping vectors, which the kernel fills one after the other.
+        // SAFETY: as above; it is written by the kernel, or by volatile copies. Ranges a guest made
+        // overlap yield overlapping vectors, which are filled one after the other.
         let bytes = unsafe { std::slice::from_raw_parts_mut(guard.as_ptr(), slice.len()) };
         out.push(IoSliceMut::new(bytes));
     }

@@ -209,7 +209,11 @@ fn unknown_and_clashing_flags_and_keys_are_refused() {
         (&[K, "--disk=path=a,id=x", "--disk=path=b,id=x"], "two disks have the id \"x\""),
         (&[K, "--rootfs=root.img", "--disk=path=root.img"], "given as a disk twice"),
         (&[K, "--rootfs-readonly"], "there is no rootfs"),
-        (&[K, "--net", "mac=02:00:00:00:00:01"], "missing key `tap`"),
+        (&[K, "--net", "mac=02:00:00:00:00:01"], "on a tap or a user network"),
+        (&[K, "--net", "user,tap=t"], "on a tap or a user network"),
+        (&[K, "--net", "user,publish=80"], "a published port is [udp:][ADDRESS:]PORT:GUEST_PORT"),
+        (&[K, "--net", "user,queues=2"], "queues is not for a user network"),
+        (&[K, "--net", "tap=t,mtu=1,mtu=2"], "key `mtu` is given twice"),
         (&[K, "--net", "tap=sixteen-bytes-xx"], "is not an interface name"),
         (&[K, "--net", "tap=t,mac=01:00:00:00:00:00"], "multicast"),
         (&[K, "--net=tap=t", "--net=tap=t"], "two networks use the tap"),
@@ -311,6 +315,7 @@ fn doctor_reports_the_host_for_programs_and_people() {
         assert!(report["kvm"].get(key).is_some(), "{key}");
     }
     assert!(report["tun"]["present"].is_boolean());
+    assert!(report["passt"]["path"].is_null() || report["passt"]["path"].is_string());
     assert!(report["memory"]["available_mib"].as_u64().is_some_and(|mib| mib > 0));
     assert!(report["limits"].get("open_files").is_some());
 

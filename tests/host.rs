@@ -70,6 +70,14 @@ fn missing_tun_is_one_clear_line() {
     expect_host_error(&end, &["vmm0", "/dev/net/tun"]);
 }
 
+/// P10.
+#[test]
+fn missing_passt_is_one_clear_line() {
+    let no_programs = ["env", "PATH=/no/such/directory"];
+    let end = Vmm::with_guest("null").args(["--net", "user"]).by(no_programs).run();
+    expect_host_error(&end, &["user network", "passt is not installed", "package"]);
+}
+
 /// P6: with each number of descriptors, from too few for the first to enough for the last.
 #[test]
 fn running_out_of_descriptors_anywhere_is_one_clear_line() {

@@ -20,6 +20,9 @@ Examples:
       boot a kernel into a shell on its root filesystem
   vmm --kernel vmlinux --rootfs root.ext4 --cpus 2 --memory 1G --net tap=tap0
       with two CPUs, 1 GiB of memory and a network interface on the host's tap0
+  vmm --kernel vmlinux --rootfs root.ext4 \
+      --net user,ip=10.0.2.15/24,gateway=10.0.2.2,publish=8080:80
+      without privilege: connections to port 8080 of this machine reach port 80 of the guest
   vmm --kernel bzImage --initrd initrd.img --append 'quiet'
       boot into an initial RAM disk, adding a word to the kernel command line
   vmm --kernel vmlinux --rootfs base.img --rootfs-readonly --disk path=data.img,id=data
@@ -37,7 +40,7 @@ Console:
 Exit status:
   0      the guest powered off or rebooted, or you left with Ctrl-a x
   2      the command line or the configuration is wrong
-  3      the host cannot do it: no /dev/kvm, no permission, tap busy, disk locked
+  3      the host cannot do it: no /dev/kvm, no permission, tap busy, no passt, disk locked
   4      the guest kernel panicked
   5      the guest faulted beyond recovery (triple fault)
   6      KVM failed

@@ -129,6 +129,23 @@ pub enum ConfigError {
     /// The balloon's size cannot be told to the guest.
     #[error("balloon is {0}, which is not a multiple of {step}", step = Balloon::STEP)]
     BalloonStep(MemorySize),
+    /// Neither a TAP interface nor a user network, or both.
+    #[error("a network is on a tap or a user network, and one of them")]
+    NetKind,
+    /// Something of a TAP interface alone is asked of a user network, or the other way round.
+    #[error("{key} is not for a {kind} network")]
+    NetKey {
+        /// The key of the network.
+        key: &'static str,
+        /// The kind of the network.
+        kind: &'static str,
+    },
+    /// The guest of a user network would have an address and no way out.
+    #[error("a user network with ip needs gateway")]
+    UserGateway,
+    /// A port of the host is given twice.
+    #[error("two networks publish {0}")]
+    DuplicatePublish(String),
     /// A router that the guest could not reach.
     #[error("gateway {gateway} is not another host in the network of ip {ip}")]
     Gateway {
@@ -187,6 +204,10 @@ impl ConfigError {
             Self::Queues(_) => "leave queues= out, or give one for each CPU of the guest",
             Self::BalloonTooLarge { .. } => "leave the guest what it needs, or give more --memory",
             Self::BalloonStep(_) => "give whole MiB, such as size=64M",
+            Self::NetKind => "give --net tap=NAME or --net user",
+            Self::NetKey { .. } => "docs/configuration.md says which keys go together",
+            Self::UserGateway => "any other address of the network will do: gateway=172.16.0.1",
+            Self::DuplicatePublish(_) => "give each publish= its own port of the host",
             Self::Gateway { .. } | Self::GatewayWithoutIp(_) => {
                 "give both, such as ip=172.16.0.2/24,gateway=172.16.0.1"
             }

@@ -2,7 +2,7 @@
 
 use std::fmt::Display;
 
-use serde::de::value::MapDeserializer;
+use serde::de::value::{MapDeserializer, SeqDeserializer};
 use serde::de::{self, DeserializeOwned, IntoDeserializer, Visitor};
 use serde::forward_to_deserialize_any;
 use thiserror::Error;
@@ -15,24 +15,27 @@ pub struct KeyValueError(String);
 /// Reads `key=value,...` into `T`, whose fields are the known keys.
 ///
 /// A comma inside a value is written twice. Switches are `on` and `off` (or `true` and `false`).
+/// The key of a list is given once for each of its elements.
 ///
 /// # Errors
 /// An element that is not `key=value`, a key given twice, unknown or missing, and a value of the
 /// wrong form are refused by name.
 pub fn parse_key_values<T: DeserializeOwned>(text: &str) -> Result<T, KeyValueError> {
-    let pairs = split_elements(text)
-        .into_iter()
-        .map(|element| match element.split_once('=') {
-            Some((key, value)) => {
-                let pair = (key.to_owned(), value.to_owned());
-                Ok((pair.0.clone(), Value { key: pair.0, text: pair.1 }))
-            }
-            None => Err(KeyValueError(format!(
+    let mut values: Vec<Value> = Vec::new();
+    for element in split_elements(text) {
+        let Some((key, text)) = element.split_once('=') else {
+            return Err(KeyValueError(format!(
                 "`{element}` is not key=value (a comma inside a value is written twice)"
-            ))),
-        })
-        .collect::<Result<Vec<_>, _>>()?;
-    T::deserialize(MapDeserializer::new(pairs.into_iter()))
+            )));
+        };
+        let text = text.to_owned();
+        match values.iter_mut().find(|value| value.key == key) {
+            Some(value) => value.more.push(text),
+            None => values.push(Value { key: key.to_owned(), text, more: Vec::new() }),
+        }
+    }
+    let pairs = values.into_iter().map(|value| (value.key.clone(), value));
+    T::deserialize(MapDeserializer::new(pairs))
 }
 
 /// Reads `on` or `off` (or `true` or `false`).
@@ -69,13 +72,23 @@ fn split_elements(text: &str) -> Vec<String> {
 struct Value {
     key: String,
     text: String,
+    /// The texts after the same key, given again.
+    more: Vec<String>,
 }
 
 impl Value {
+    /// The text of a key that is no list's.
+    fn text(&self) -> Result<&str, KeyValueError> {
+        match self.more.is_empty() {
+            true => Ok(&self.text),
+            false => Err(KeyValueError(format!("key `{}` is given twice", self.key))),
+        }
+    }
+
     fn parse_number<T: std::str::FromStr>(&self) -> Result<T, KeyValueError> {
         let refuse =
             |_| KeyValueError(format!("`{}` is not a number that `{}` takes", self.text, self.key));
-        self.text.parse().map_err(refuse)
+        self.text()?.parse().map_err(refuse)
     }
 
     /// Says which key a reason is about, unless it does already.
@@ -100,11 +113,11 @@ impl<'de> de::Deserializer<'de> for Value {
     type Error = KeyValueError;
 
     fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, KeyValueError> {
-        visitor.visit_string(self.text)
+        visitor.visit_str(self.text()?)
     }
 
     fn deserialize_bool<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, KeyValueError> {
-        visitor.visit_bool(Self::naming_key(&self.key, parse_switch(&self.text))?)
+        visitor.visit_bool(Self::naming_key(&self.key, self.text().and_then(parse_switch))?)
     }
 
     fn deserialize_u16<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, KeyValueError> {
@@ -117,7 +130,15 @@ impl<'de> de::Deserializer<'de> for Value {
 
     fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, KeyValueError> {
         let key = self.key.clone();
+        self.text()?;
         Self::naming_key(&key, visitor.visit_some(self))
+    }
+
+    fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, KeyValueError> {
+        let Self { key, text, more } = self;
+        let texts = std::iter::once(text).chain(more);
+        let values = texts.map(|text| Self { key: key.clone(), text, more: Vec::new() });
+        Self::naming_key(&key, visitor.visit_seq(SeqDeserializer::new(values)))
     }
 
     fn deserialize_enum<V: Visitor<'de>>(
@@ -126,7 +147,7 @@ impl<'de> de::Deserializer<'de> for Value {
         _variants: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, KeyValueError> {
-        Self::naming_key(&self.key, visitor.visit_enum(self.text.into_deserializer()))
+        Self::naming_key(&self.key, visitor.visit_enum(self.text()?.into_deserializer()))
     }
 
     fn deserialize_newtype_struct<V: Visitor<'de>>(
@@ -139,7 +160,7 @@ impl<'de> de::Deserializer<'de> for Value {
 
     forward_to_deserialize_any! {
         i8 i16 i32 i64 i128 u8 u32 u128 f32 f64 char str string bytes byte_buf unit unit_struct
-        seq tuple tuple_struct map struct identifier ignored_any
+        tuple tuple_struct map struct identifier ignored_any
     }
 }
 

@@ -18,6 +18,7 @@ mod limit;
 mod load;
 mod net;
 mod partial;
+mod publish;
 mod size;
 mod validate;
 
@@ -35,6 +36,7 @@ pub use limit::{Limit, LimitDirection};
 pub use load::{MAX_FILE_LEN, load};
 pub use net::{MacAddress, MacAddressError, Net};
 pub use partial::PartialConfig;
+pub use publish::{Protocol, Publish, PublishError};
 pub use size::{MemorySize, MemorySizeError};
 pub use validate::Host;
 

@@ -7,18 +7,27 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use super::{Ipv4Network, KeyValueError, parse_key_values};
+use super::{Ipv4Network, KeyValueError, Publish, parse_key_values};
 
-/// A network interface on a TAP device: `--net tap=,ip=,...` or a `[[net]]` of the file.
+/// A network interface on a TAP device or on passt: `--net tap=,ip=,...` or `--net user,...`, or a
+/// `[[net]]` of the file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Net {
-    /// Name of the host's TAP interface; created for the life of the machine when absent.
-    pub tap: String,
+    /// Name of the host's TAP interface; created for the life of the machine when there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tap: Option<String>,
+    /// Whether the guest is connected by passt instead, which needs no privilege.
+    #[serde(default)]
+    pub user: bool,
+    /// Ports of the guest that the host offers, by passt.
+    #[serde(default)]
+    pub publish: Vec<Publish>,
     /// Hardware address of the guest's interface. Derived by [`MacAddress::derived`] when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mac: Option<MacAddress>,
-    /// Largest packet in bytes the guest should send, told to it through `VIRTIO_NET_F_MTU`.
+    /// Largest packet in bytes the guest should send, told to it through `VIRTIO_NET_F_MTU`. What
+    /// [`Net::largest_packet`] says when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mtu: Option<u16>,
     /// Pairs of queues, of which the guest uses one for each of its CPUs.
@@ -57,6 +66,10 @@ impl Net {
     /// Largest MTU a TAP interface takes: 65535 bytes less the Ethernet header.
     pub const MAX_MTU: u16 = 65521;
 
+    /// Largest packet of a user network unless told otherwise: passt's own, since it has no
+    /// segmentation offload, and each frame costs the same.
+    pub const USER_MTU: u16 = 65520;
+
     /// Most pairs of queues of one interface.
     pub const MAX_QUEUES: u16 = 8;
 
@@ -69,10 +82,20 @@ impl Net {
             && name.bytes().all(|b| b.is_ascii_graphic() && !matches!(b, b'/' | b':' | b'%'))
     }
 
+    /// What the interface is called on the host: `user` without a TAP interface.
+    pub fn name(&self) -> &str {
+        self.tap.as_deref().unwrap_or("user")
+    }
+
+    /// The largest packet that the guest is told of, if it is told.
+    pub fn largest_packet(&self) -> Option<u16> {
+        self.mtu.or(self.user.then_some(Self::USER_MTU))
+    }
+
     /// The address the guest's interface gets: the given one, or one derived from the name and
     /// the position `index` among the machine's interfaces.
     pub fn mac_address(&self, index: usize) -> MacAddress {
-        self.mac.unwrap_or_else(|| MacAddress::derived(&self.tap, index))
+        self.mac.unwrap_or_else(|| MacAddress::derived(self.name(), index))
     }
 }
 
@@ -80,7 +103,12 @@ impl FromStr for Net {
     type Err = KeyValueError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        parse_key_values(text)
+        // The word alone is clear enough.
+        match text.strip_prefix("user") {
+            Some("") => parse_key_values("user=on"),
+            Some(rest) if rest.starts_with(',') => parse_key_values(&format!("user=on{rest}")),
+            _ => parse_key_values(text),
+        }
     }
 }
 
@@ -229,7 +257,7 @@ mod tests {
         let text = "tap=tap0,mac=02:00:00:00:00:01,mtu=1500,queues=2,ip=10.0.0.2/8,gateway=10.0.0.1,\
                     ip6=fd00::2,filter=off";
         let net: Net = text.parse().expect("valid");
-        assert_eq!(net.tap, "tap0");
+        assert_eq!((net.tap.as_deref(), net.user), (Some("tap0"), false));
         assert_eq!(net.mac_address(0).to_string(), "02:00:00:00:00:01");
         assert_eq!((net.mtu, net.queues), (Some(1500), 2));
         assert_eq!(net.ip.map(|ip| ip.to_string()).as_deref(), Some("10.0.0.2/8"));
@@ -238,6 +266,24 @@ mod tests {
         assert!(!net.filter);
         let least: Net = "tap=tap0".parse().expect("valid");
         assert_eq!((least.filter, least.queues), (true, 1));
+    }
+
+    #[test]
+    fn user_network_is_a_word_and_publishes_any_number_of_ports() {
+        let publish = "publish=8080:80,publish=udp:0.0.0.0:53:53,publish=[::1]:2222:22";
+        for text in [format!("user,{publish}"), format!("user=on,{publish}")] {
+            let net: Net = text.parse().expect("valid");
+            assert!(net.user && net.tap.is_none());
+            let ports: Vec<_> = net.publish.iter().map(ToString::to_string).collect();
+            assert_eq!(ports, ["127.0.0.1:8080:80", "udp:0.0.0.0:53:53", "[::1]:2222:22"]);
+        }
+        assert_eq!("user".parse(), "user=on".parse::<Net>());
+        let packet = |text: &str| text.parse::<Net>().expect("valid").largest_packet();
+        assert_eq!(packet("user"), Some(65520));
+        assert_eq!((packet("user,mtu=1500"), packet("tap=t")), (Some(1500), None));
+        for text in ["user,publish=80", "users", "user,", "user,user=on", "user,mac=a,mac=b"] {
+            assert!(text.parse::<Net>().is_err(), "{text}");
+        }
     }
 
     #[test]

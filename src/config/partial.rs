@@ -67,8 +67,8 @@ pub struct PartialConfig {
     )]
     pub disk: Vec<Disk>,
 
-    /// Add a network interface on a TAP device; repeatable
-    #[arg(long, value_name = "tap=NAME,ip=ADDR/N,gateway=ADDR,...", help_heading = "Machine")]
+    /// Add a network interface on a TAP device, or without privilege on passt; repeatable
+    #[arg(long, value_name = "tap=NAME|user,ip=ADDR/N,...", help_heading = "Machine")]
     pub net: Vec<Net>,
 
     /// Let the guest give memory back: an empty balloon, or one of `size` that takes it

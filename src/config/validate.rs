@@ -105,11 +105,18 @@ impl VmConfig {
     }
 
     fn validate_nets(&self) -> Result<(), ConfigError> {
-        let mut taps = HashSet::new();
+        let (mut taps, mut ports) = (HashSet::new(), HashSet::new());
         for net in &self.nets {
-            let tap = &net.tap;
-            refuse_if(!Net::is_valid_tap(tap), || ConfigError::TapName(tap.clone()))?;
-            refuse_if(!taps.insert(tap), || ConfigError::DuplicateTap(tap.clone()))?;
+            validate_net_kind(net)?;
+            if let Some(tap) = &net.tap {
+                refuse_if(!Net::is_valid_tap(tap), || ConfigError::TapName(tap.clone()))?;
+                refuse_if(!taps.insert(tap), || ConfigError::DuplicateTap(tap.clone()))?;
+            }
+            for publish in &net.publish {
+                let port = (publish.protocol, publish.address, publish.host_port);
+                let twice = || ConfigError::DuplicatePublish(publish.to_string());
+                refuse_if(!ports.insert(port), twice)?;
+            }
             if let Some(mtu) = net.mtu {
                 let fits = (Net::MIN_MTU..=Net::MAX_MTU).contains(&mtu);
                 refuse_if(!fits, || ConfigError::Mtu(mtu))?;
@@ -130,6 +137,18 @@ impl VmConfig {
             wanted: size,
             memory: self.memory,
         })
+    }
+}
+
+/// What goes with a TAP interface, and what with a user network.
+fn validate_net_kind(net: &Net) -> Result<(), ConfigError> {
+    refuse_if(net.tap.is_some() == net.user, || ConfigError::NetKind)?;
+    let wrong = |key, kind| ConfigError::NetKey { key, kind };
+    if net.user {
+        refuse_if(net.queues != 1, || wrong("queues", "user"))?;
+        refuse_if(net.ip.is_some() && net.gateway.is_none(), || ConfigError::UserGateway)
+    } else {
+        refuse_if(!net.publish.is_empty(), || wrong("publish", "tap"))
     }
 }
 
@@ -265,6 +284,13 @@ mod tests {
         let own = addresses("tap=t,ip=10.0.0.2/24,gateway=10.0.0.2");
         assert!(own.contains("not another host"), "{own}");
         assert_eq!(addresses("tap=t,gateway=10.0.0.1"), "gateway 10.0.0.1 is given without ip");
+        assert!(addresses("mtu=1500").contains("on a tap or a user network"));
+        assert!(addresses("user,tap=t").contains("one of them"));
+        assert_eq!(addresses("user,queues=2"), "queues is not for a user network");
+        assert_eq!(addresses("tap=t,publish=1:1"), "publish is not for a tap network");
+        assert_eq!(addresses("user,ip=10.0.0.2/24"), "a user network with ip needs gateway");
+        let ports = addresses("user,publish=8080:80,publish=127.0.0.1:8080:81");
+        assert_eq!(ports, "two networks publish 127.0.0.1:8080:81");
         assert_eq!(addresses("tap=t,queues=0"), "queues is 0, a network has 1 to 8");
         assert_eq!(addresses("tap=t,queues=9"), "queues is 9, a network has 1 to 8");
         assert_eq!(addresses("tap=t,ip6=ff02::1"), "ip6 ff02::1 cannot be the address of a host");

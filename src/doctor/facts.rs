@@ -1,9 +1,10 @@
 //! Looking at the host, without a judgement.
 
+use std::ffi::OsStr;
 use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::ErrorKind;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::process::{Resource, getrlimit};
 use rustix::thread::CapabilitySet;
@@ -165,6 +166,36 @@ impl fmt::Display for Tun {
     }
 }
 
+/// The program behind user networks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Passt {
+    /// Where it is, if it is installed.
+    pub path: Option<PathBuf>,
+}
+
+impl Passt {
+    pub(super) fn examine() -> Self {
+        Self { path: find_program("passt", &std::env::var_os("PATH").unwrap_or_default()) }
+    }
+}
+
+/// The first program `name` in the directories of `path`.
+fn find_program(name: &str, path: &OsStr) -> Option<PathBuf> {
+    let programs = std::env::split_paths(path).map(|directory| directory.join(name));
+    let mut runnable =
+        programs.filter(|program| rustix::fs::access(program, rustix::fs::Access::EXEC_OK).is_ok());
+    runnable.find(|program| program.is_file())
+}
+
+impl fmt::Display for Passt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.path {
+            Some(path) => write!(f, "{}", path.display()),
+            None => write!(f, "not installed"),
+        }
+    }
+}
+
 /// Memory of the host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Memory {
@@ -310,5 +341,18 @@ mod tests {
         let access = Access::of("/dev/no-such-device");
         assert!(!access.present && !access.permitted && !access.usable);
         assert!(access.error.is_some());
+    }
+
+    #[test]
+    fn program_is_the_first_that_can_be_run() {
+        let dirs = [(); 3].map(|()| tempfile::tempdir().expect("temporary directory"));
+        let program = |index: usize| dirs[index].path().join("passt");
+        std::fs::write(program(0), "").expect("write");
+        std::fs::create_dir(program(1)).expect("directory");
+        let path = std::env::join_paths(dirs.iter().map(tempfile::TempDir::path)).expect("path");
+        assert_eq!(find_program("passt", &path), None);
+        std::os::unix::fs::symlink("/bin/true", program(2)).expect("link");
+        assert_eq!(find_program("passt", &path), Some(program(2)));
+        assert_eq!(find_program("passt", OsStr::new("")), None);
     }
 }

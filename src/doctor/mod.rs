@@ -8,7 +8,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-pub use facts::{Kvm, KvmState, Limits, Memory, Tun};
+pub use facts::{Kvm, KvmState, Limits, Memory, Passt, Tun};
 pub use probe::{KvmMode, Probe, ProbeError, kvm_mode, probe};
 pub use problems::Problem;
 
@@ -23,6 +23,8 @@ pub struct Report {
     pub kvm: Kvm,
     /// Network interfaces of guests.
     pub tun: Tun,
+    /// Network interfaces of guests without privilege.
+    pub passt: Passt,
     /// Memory of the host.
     pub memory: Memory,
     /// Limits of this process.
@@ -35,15 +37,17 @@ pub struct Report {
 pub fn examine() -> Report {
     let kvm = Kvm::examine();
     let (tun, memory, limits) = (Tun::examine(), Memory::examine(), Limits::examine());
-    let problems = problems::find(&kvm, &tun, &memory, &limits);
+    let passt = Passt::examine();
+    let problems = problems::find(&kvm, &tun, &passt, &memory, &limits);
     let ready = problems.iter().all(|problem| !problem.blocks);
-    Report { version: env!("CARGO_PKG_VERSION"), ready, kvm, tun, memory, limits, problems }
+    Report { version: env!("CARGO_PKG_VERSION"), ready, kvm, tun, passt, memory, limits, problems }
 }
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "kvm      {}", self.kvm)?;
         writeln!(f, "tun      {}", self.tun)?;
+        writeln!(f, "passt    {}", self.passt)?;
         writeln!(f, "memory   {}", self.memory)?;
         writeln!(f, "limits   {}", self.limits)?;
         for Problem { what, fix, blocks } in &self.problems {

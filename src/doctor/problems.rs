@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::facts::{Kvm, KvmState, Limits, Memory, Tun};
+use super::facts::{Kvm, KvmState, Limits, Memory, Passt, Tun};
 use super::probe::KvmMode;
 
 /// Something a guest misses on this host.
@@ -36,11 +36,18 @@ const LEAST_OPEN_FILES: u64 = 256;
 const LEAST_ADDRESS_SPACE: u64 = 1 << 30;
 
 /// Everything that is missing: what blocks guests first.
-pub(super) fn find(kvm: &Kvm, tun: &Tun, memory: &Memory, limits: &Limits) -> Vec<Problem> {
+pub(super) fn find(
+    kvm: &Kvm,
+    tun: &Tun,
+    passt: &Passt,
+    memory: &Memory,
+    limits: &Limits,
+) -> Vec<Problem> {
     let mut problems = Vec::new();
     problems.extend(kvm_problem(kvm));
     problems.extend(memory_problem(memory));
     problems.extend(tun_problem(tun));
+    problems.extend(passt_problem(passt));
     problems.extend(limit_problems(limits));
     problems
 }
@@ -96,19 +103,25 @@ fn memory_problem(memory: &Memory) -> Option<Problem> {
 
 fn tun_problem(tun: &Tun) -> Option<Problem> {
     if !tun.present {
-        return Some(Problem::note("there is no /dev/net/tun: no --net", "sudo modprobe tun"));
+        return Some(Problem::note("there is no /dev/net/tun: no --net tap=", "sudo modprobe tun"));
     }
     if !tun.permitted {
         return Some(Problem::note(
-            "/dev/net/tun cannot be opened: no --net",
+            "/dev/net/tun cannot be opened: no --net tap=",
             "sudo chmod 0666 /dev/net/tun, and in a container add --device /dev/net/tun",
         ));
     }
     (!tun.may_create).then(|| {
         Problem::note(
-            "this user may not create network interfaces: --net needs one that was made for it",
+            "this user may not create network interfaces: --net tap= needs one that was made for it",
             "sudo ip tuntap add dev tap0 mode tap user $USER && sudo ip link set tap0 up",
         )
+    })
+}
+
+fn passt_problem(passt: &Passt) -> Option<Problem> {
+    passt.path.is_none().then(|| {
+        Problem::note("passt is not installed: no --net user", "sudo apt-get install passt")
     })
 }
 
@@ -154,15 +167,26 @@ mod tests {
         processes: None,
     };
 
+    fn passt() -> Passt {
+        Passt { path: Some("/usr/bin/passt".into()) }
+    }
+
     fn only(kvm: &Kvm, tun: &Tun, memory: &Memory, limits: &Limits) -> Problem {
-        let mut problems = find(kvm, tun, memory, limits);
+        let mut problems = find(kvm, tun, &passt(), memory, limits);
         assert_eq!(problems.len(), 1, "{problems:?}");
         problems.remove(0)
     }
 
     #[test]
     fn complete_host_has_no_problem() {
-        assert_eq!(find(&kvm(), &TUN, &MEMORY, &LIMITS), []);
+        assert_eq!(find(&kvm(), &TUN, &passt(), &MEMORY, &LIMITS), []);
+    }
+
+    #[test]
+    fn missing_passt_is_a_note_with_its_package() {
+        let problems = find(&kvm(), &TUN, &Passt { path: None }, &MEMORY, &LIMITS);
+        let [problem] = problems.as_slice() else { panic!("{problems:?}") };
+        assert!(!problem.blocks && problem.fix.contains("install passt"), "{problem:?}");
     }
 
     #[test]

@@ -9,7 +9,7 @@ use crate::bus::BusError;
 use crate::config::FileError;
 use crate::devices::virtio::UpdateError;
 use crate::devices::virtio::block::DiskError;
-use crate::devices::virtio::net::TapError;
+use crate::devices::virtio::net::{PasstError, TapError};
 use crate::kvm::VmError;
 
 /// Why a machine could not be built.
@@ -45,6 +45,9 @@ pub enum MachineError {
     /// The balloon's timer cannot be had.
     #[error("create a timer for the balloon")]
     Balloon(#[source] io::Error),
+    /// A user network cannot be had.
+    #[error("user network")]
+    UserNet(#[from] PasstError),
     /// Guest memory cannot be had.
     #[error("allocate {mib} MiB of guest memory")]
     Memory {

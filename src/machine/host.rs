@@ -8,11 +8,11 @@ use crate::config::{self, VmConfig, open_regular};
 use crate::devices::virtio::VirtioDevice;
 use crate::devices::virtio::balloon::Balloon;
 use crate::devices::virtio::block::{Block, Disk};
-use crate::devices::virtio::net::{Backend, Filter, Net, Tap};
+use crate::devices::virtio::net::{Backend, Filter, Net, Passt, Tap};
 use crate::devices::virtio::rng::Rng;
 
-/// The files and devices of a machine. Everything is released when it is dropped: locks, and
-/// TAP interfaces that did not exist before.
+/// The files and devices of a machine. Everything is released when it is dropped: locks, programs,
+/// and TAP interfaces that did not exist before.
 pub(super) struct HostResources {
     pub(super) kernel: File,
     pub(super) initrd: Option<File>,
@@ -55,7 +55,11 @@ fn open_disks(config: &VmConfig) -> Result<Vec<Box<dyn VirtioDevice>>, MachineEr
 fn open_nets(config: &VmConfig) -> Result<Vec<Box<dyn VirtioDevice>>, MachineError> {
     let open = |(index, net): (usize, &config::Net)| -> Result<Box<dyn VirtioDevice>, _> {
         let mac = net.mac_address(index).bytes();
-        let device = Net::with_queues(open_tap(net)?, mac, net.mtu);
+        let backends = match &net.tap {
+            Some(tap) => open_tap(tap, net)?,
+            None => vec![Box::new(Passt::start(net, mac)?) as Box<dyn Backend>],
+        };
+        let device = Net::with_queues(backends, mac, net.largest_packet());
         let filter = Filter { mac, ipv4: net.ip.map(config::Ipv4Network::address), ipv6: net.ip6 };
         Ok(Box::new(if net.filter { device.with_filter(filter) } else { device }))
     };
@@ -63,11 +67,11 @@ fn open_nets(config: &VmConfig) -> Result<Vec<Box<dyn VirtioDevice>>, MachineErr
 }
 
 /// One connection for each pair of queues.
-fn open_tap(net: &config::Net) -> Result<Vec<Box<dyn Backend>>, MachineError> {
-    let refused = |source| MachineError::Net { tap: net.tap.clone(), source };
+fn open_tap(name: &str, net: &config::Net) -> Result<Vec<Box<dyn Backend>>, MachineError> {
+    let refused = |source| MachineError::Net { tap: name.to_owned(), source };
     if net.queues == 1 {
-        return Ok(vec![Box::new(Tap::open(&net.tap, net.mtu).map_err(refused)?)]);
+        return Ok(vec![Box::new(Tap::open(name, net.mtu).map_err(refused)?)]);
     }
-    let taps = Tap::open_queues(&net.tap, net.mtu, net.queues).map_err(refused)?;
+    let taps = Tap::open_queues(name, net.mtu, net.queues).map_err(refused)?;
     Ok(taps.into_iter().map(|tap| Box::new(tap) as Box<dyn Backend>).collect())
 }

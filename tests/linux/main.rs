@@ -12,3 +12,4 @@ mod boot;
 mod ends;
 mod guest;
 mod net;
+mod user_net;

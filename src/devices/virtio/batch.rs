@@ -47,6 +47,8 @@ pub enum Begun {
         /// Bytes it moves, for the budget.
         moves: u64,
     },
+    /// The host has no room for it: it stays available, and the device comes back to it by itself.
+    NotYet,
 }
 
 impl Activation {
@@ -92,6 +94,10 @@ impl Activation {
                     done.moved
                 }
                 Begun::UnderWay { moves } => moves,
+                Begun::NotYet => {
+                    queue.unpop(1);
+                    return Ok(Step::Wait);
+                }
             };
             throttle.charge(moved);
             Ok(Step::Moved(moved))
@@ -121,7 +127,8 @@ enum Step {
     Moved(u64),
     /// There is none.
     Empty,
-    /// A limit is reached: the transport kicks the queue when it is time.
+    /// A limit is reached, and the transport kicks the queue when it is time; or the device waits
+    /// for its host.
     Wait,
 }
 

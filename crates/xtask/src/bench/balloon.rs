@@ -136,7 +136,7 @@ fn guest_command(inside: &Inside, way: Way, arm: Arm) -> Command {
             "console=ttyS0 quiet panic=-1 {BLOCKS} root=/dev/vda ro init={PATH} {WORK}={}",
             way.name()
         )),
-        disks: vec![Disk { path: inside.file(ROOT), readonly: true }],
+        disks: vec![Disk::readonly(inside.file(ROOT))],
         tap: None,
     };
     let mut command = guest.command(arm, &inside.file(VMM));

@@ -30,6 +30,7 @@ const INSIDE: &[&str] = &[
     "iproute2",
     "iputils-ping",
     "kmod",
+    "passt",
     "procps",
     "qemu-system-x86",
     "qemu-utils",

@@ -32,11 +32,17 @@ pub trait Backend: Send {
         Ok(())
     }
 
-    /// Takes one waiting frame into `frame`, cutting off what does not fit; tells its length.
+    /// Takes one waiting frame into `frame`, which the guest may look on, cutting off what does not fit; tells its length.
     ///
     /// # Errors
     /// [`Errno::AGAIN`] when none waits; it never blocks.
     fn receive(&mut self, frame: &mut [IoSliceMut<'_>]) -> Result<usize, Errno>;
+
+    /// Whether the next frame would have to wait until [`Backend::fd`] can be written; a host
+    /// network that rather loses frames never says so.
+    fn congested(&mut self) -> bool {
+        false
+    }
 
     /// Sends one frame.
     ///

@@ -7,10 +7,10 @@ pub(super) const HEADER_LEN: usize = 12;
 /// Offset of `num_buffers` in it.
 pub(super) const NUM_BUFFERS: u32 = 10;
 /// An Ethernet header, in bytes: less is no frame.
-const ETHERNET: u32 = 14;
+pub(super) const ETHERNET: u32 = 14;
 /// The longest frame a driver may send, in bytes: an IPv6 packet of the largest payload
 /// (section 5.1.6.3).
-const MAX_FRAME: u32 = 65_589;
+pub(super) const MAX_FRAME: u32 = 65_589;
 
 const NEEDS_CSUM: u8 = 1;
 const GSO_NONE: u8 = 0;

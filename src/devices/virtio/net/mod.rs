@@ -7,8 +7,10 @@ mod filter;
 mod header;
 mod headers;
 mod pair;
+mod passt;
 mod receive;
 mod send;
+mod stream;
 mod tap;
 #[cfg(test)]
 mod tests;
@@ -19,6 +21,7 @@ use tracing::debug;
 
 pub use backend::Backend;
 pub use filter::Filter;
+pub use passt::{Passt, PasstError};
 pub use tap::{Tap, TapError};
 
 use super::batch::Budget;
@@ -72,6 +75,7 @@ pub struct Net {
     pairs: Vec<Pair>,
     queue_sizes: Vec<u16>,
     features: u64,
+    mtu: Option<u16>,
     config: [u8; CONFIG_LEN],
     counters: Arc<NetCounters>,
     active: Option<Activation>,
@@ -116,6 +120,7 @@ impl Net {
             pairs: backends.into_iter().enumerate().map(pair).collect(),
             queue_sizes,
             features,
+            mtu,
             config: [m0, m1, m2, m3, m4, m5, 0, 0, p0, p1, t0, t1],
             counters,
             active: None,
@@ -173,7 +178,8 @@ impl VirtioDevice for Net {
         {
             debug!("host network offloads cannot be set: {e}");
         }
-        self.pairs.iter_mut().for_each(|pair| pair.activate(activation.features));
+        let (features, mtu) = (activation.features, self.mtu);
+        self.pairs.iter_mut().for_each(|pair| pair.activate(features, mtu));
         self.active = Some(activation);
     }
 
@@ -214,7 +220,7 @@ impl VirtioDevice for Net {
 
     fn process_backend(&mut self, index: usize) -> Result<(), QueueError> {
         match (&mut self.active, self.pairs.get_mut(index)) {
-            (Some(active), Some(pair)) => pair.frames_came(active),
+            (Some(active), Some(pair)) => pair.host_ready(active),
             _ => Ok(()),
         }
     }

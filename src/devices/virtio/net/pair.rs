@@ -10,7 +10,7 @@ use super::filter::{Filter, Refusal};
 use super::receive::{Receiver, Waiting};
 use super::send::Sender;
 use super::{BUDGET, NetCounters};
-use crate::devices::virtio::batch::show;
+use crate::devices::virtio::batch::{Begun, show};
 use crate::devices::virtio::chain::Chain;
 use crate::devices::virtio::device::{Activation, BackendFd, Progress};
 use crate::devices::virtio::queue::{Queue, QueueError};
@@ -65,6 +65,8 @@ pub(super) struct Pair {
     chain: Chain,
     /// Whether the driver uses the pair (section 5.1.6.5.5). Frames it sends all the same are sent.
     in_use: bool,
+    /// Whether frames of the guest wait for room at the host.
+    stalled: bool,
 }
 
 impl Pair {
@@ -78,12 +80,14 @@ impl Pair {
             sender: Sender::default(),
             chain: Chain::default(),
             in_use: index == 0,
+            stalled: false,
         }
     }
 
-    /// Begins anew with a driver that negotiated `features`.
-    pub(super) fn activate(&mut self, features: u64) {
-        self.receiver.activate(features);
+    /// Begins anew with a driver that negotiated `features`, on a network of packets of up to
+    /// `mtu` bytes.
+    pub(super) fn activate(&mut self, features: u64, mtu: Option<u16>) {
+        self.receiver.activate(features, mtu);
         self.sender.activate(features);
     }
 
@@ -120,8 +124,12 @@ impl Pair {
         }
     }
 
-    /// Works on frames of the host.
-    pub(super) fn frames_came(&mut self, active: &mut Activation) -> Result<(), QueueError> {
+    /// Works on what the host network is ready for.
+    pub(super) fn host_ready(&mut self, active: &mut Activation) -> Result<(), QueueError> {
+        if self.stalled && self.transmit(active)? == Progress::More {
+            // The descriptor can still be written.
+            self.stalled = true;
+        }
         match self.receiver.waiting() {
             Waiting::Frame if self.in_use => self.receive(active),
             _ => Ok(()),
@@ -136,16 +144,26 @@ impl Pair {
         result
     }
 
-    /// Works on the transmit queue.
+    /// Works on the transmit queue, as long as the host has room.
     pub(super) fn transmit(&mut self, active: &mut Activation) -> Result<Progress, QueueError> {
-        let (sender, host) = (&mut self.sender, &mut self.host);
-        active
-            .drain(self.rx + 1, BUDGET, &mut self.chain, |mem, chain| sender.send(mem, chain, host))
+        let (sender, host, stalled) = (&mut self.sender, &mut self.host, &mut self.stalled);
+        *stalled = false;
+        let progress = active.begin(self.rx + 1, BUDGET, &mut self.chain, |mem, chain| {
+            *stalled = host.backend.congested();
+            if *stalled {
+                Ok(Begun::NotYet)
+            } else {
+                sender.send(mem, chain, host).map(Begun::Done)
+            }
+        });
+        // The end of the last frame may wait as well.
+        *stalled |= host.backend.congested();
+        progress
     }
 
     /// What it waits for; listed also when that is nothing, so that places in the list stay.
     pub(super) fn backend_fd(&self) -> BackendFd {
         let readable = self.in_use && self.receiver.waiting() == Waiting::Frame;
-        BackendFd { fd: self.host.backend.fd(), readable, writable: false }
+        BackendFd { fd: self.host.backend.fd(), readable, writable: self.stalled }
     }
 }

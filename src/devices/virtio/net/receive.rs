@@ -19,8 +19,11 @@ use crate::memory::{GuestMemory, GuestRange, push_io_slices_mut};
 
 /// The longest frame with its header (virtio 1.3, section 5.1.6.3), in bytes.
 const MAX_RECEIVED: u32 = 65_601;
-/// The longest frame without segmentation offload: header, Ethernet with a VLAN tag, 1500 bytes.
-const MIN_ROOM: u32 = 1530;
+/// The longest frame without segmentation offload, beside its packet: header, Ethernet with a VLAN
+/// tag.
+const HEADERS: u32 = 30;
+/// The largest packet that a driver expects which was not told another MTU, in bytes.
+const USUAL_MTU: u16 = 1500;
 /// No further buffer is taken with this many parts at hand: one may have 256 more, and the
 /// kernel takes 1024.
 const ENOUGH_PARTS: usize = 512;
@@ -150,6 +153,7 @@ pub(super) struct Receiver {
     overflow: Option<Overflow>,
     waiting: Waiting,
     features: u64,
+    mtu: u16,
     list: Vec<IoSliceMut<'static>>,
 }
 
@@ -164,6 +168,7 @@ impl Receiver {
             overflow: None,
             waiting: Waiting::Buffers,
             features: 0,
+            mtu: USUAL_MTU,
             list: Vec::new(),
         }
     }
@@ -173,9 +178,11 @@ impl Receiver {
         self.waiting
     }
 
-    /// Begins anew with a driver that negotiated `features`.
-    pub(super) fn activate(&mut self, features: u64) {
+    /// Begins anew with a driver that negotiated `features`, on a network of packets of up to
+    /// `mtu` bytes.
+    pub(super) fn activate(&mut self, features: u64, mtu: Option<u16>) {
         self.features = features;
+        self.mtu = mtu.unwrap_or(0).max(USUAL_MTU);
         self.waiting = Waiting::Buffers;
     }
 
@@ -201,6 +208,7 @@ impl Receiver {
             reserve: &self.reserve,
             overflow: &mut self.overflow,
             features: self.features,
+            mtu: self.mtu,
             queue,
             mem,
             throttle,
@@ -222,6 +230,7 @@ struct Wake<'m> {
     reserve: &'m GuestMemory,
     overflow: &'m mut Option<Overflow>,
     features: u64,
+    mtu: u16,
     queue: &'m mut Queue,
     mem: &'m GuestMemory,
     throttle: &'m Throttle,
@@ -270,7 +279,7 @@ impl Wake<'_> {
         } else if self.features & feature::GUEST_SEGMENTS != 0 {
             MAX_RECEIVED
         } else {
-            MIN_ROOM
+            u32::from(self.mtu) + HEADERS
         }
     }
 
