@@ -37,6 +37,9 @@ fn control_hint(error: &ControlError) -> Option<String> {
         MachineError::Kernel { source: KernelError::NoPvhEntry, .. } => {
             "leave --boot-protocol out, or use a kernel with CONFIG_PVH=y"
         }
+        MachineError::Disk { source: DiskError::Overlay { .. }, .. } => {
+            "give an overlay of this base, or a new name in a directory that exists"
+        }
         _ => return None,
     };
     Some(hint.to_owned())
@@ -73,6 +76,14 @@ fn is_out_of_descriptors(cause: &(dyn std::error::Error + 'static)) -> bool {
 }
 
 fn is_config_of_machine(error: &ControlError) -> bool {
+    if let ControlError::Machine(MachineError::Disk {
+        source: DiskError::Overlay { source, .. },
+        ..
+    }) = error
+    {
+        // Its contents, not the host, are in the way.
+        return source.raw_os_error().is_none();
+    }
     matches!(
         error,
         ControlError::Machine(

@@ -18,7 +18,7 @@ pub enum Engine {
     IoUring,
 }
 
-/// A disk backed by a raw image file: `--disk path=,readonly=,id=,engine=,direct=,queues=` or a `[[disk]]` of the file.
+/// A disk backed by a raw image file: `--disk path=,overlay=,...` or a `[[disk]]` of the file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Disk {
@@ -37,6 +37,9 @@ pub struct Disk {
     /// Whether data goes past the host's page cache (O_DIRECT).
     #[serde(default)]
     pub direct: bool,
+    /// File that takes what the guest writes; the image is its base then, and never written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub overlay: Option<PathBuf>,
     /// Number of queues, 1 to [`Disk::MAX_QUEUES`].
     #[serde(default = "one")]
     pub queues: u16,
@@ -55,6 +58,7 @@ impl Disk {
             id: None,
             engine: Engine::default(),
             direct: false,
+            overlay: None,
             queues: 1,
         }
     }
@@ -94,6 +98,7 @@ mod tests {
             id: Some("data".to_owned()),
             engine: Engine::IoUring,
             direct: true,
+            overlay: None,
             queues: 4,
         };
         assert_eq!(disk, expected);
@@ -117,7 +122,7 @@ mod tests {
         let error = "path=a,cache=on".parse::<Disk>().expect_err("unknown");
         assert_eq!(
             error.to_string(),
-            "unknown key `cache`, expected one of `path`, `readonly`, `id`, `engine`, `direct`, `queues`"
+            "unknown key `cache`, expected one of `path`, `readonly`, `id`, `engine`, `direct`, `overlay`, `queues`"
         );
     }
 

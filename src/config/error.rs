@@ -103,6 +103,14 @@ pub enum ConfigError {
     /// Two limits on one device in one direction.
     #[error("there are two limits on {0} in one direction")]
     DuplicateLimit(String),
+    /// Something that an overlay cannot be.
+    #[error("disk {id} has an overlay, which cannot be {what}")]
+    Overlay {
+        /// The disk's id.
+        id: String,
+        /// What it cannot be.
+        what: &'static str,
+    },
     /// One image is given twice and a guest could write to it.
     #[error("{} is given as a disk twice, and not read-only both times", .0.display())]
     SharedWritableDisk(PathBuf),
@@ -184,6 +192,7 @@ impl ConfigError {
             Self::CmdlineControl(_) => "separate the words of --cmdline and --append by spaces",
             Self::ReadonlyWithoutRootfs => "give --rootfs IMG, or --disk path=IMG,readonly=on",
             Self::TooManyDevices(_) => "join small disks into one image",
+            Self::Overlay { .. } => "leave that key of the disk out, or its overlay",
             Self::EmptyLimit(_) | Self::ZeroLimit(_) | Self::BurstWithoutRate(_) => {
                 "give bandwidth=10M, ops=1000 or both, each with its burst if it needs one"
             }

@@ -166,7 +166,10 @@ impl PartialConfig {
         let files = [&mut self.kernel, &mut self.rootfs, &mut self.initrd, &mut self.metrics]
             .into_iter()
             .flatten();
-        let disks = self.disk.iter_mut().map(|disk| &mut disk.path);
+        let disks = self
+            .disk
+            .iter_mut()
+            .flat_map(|disk| [Some(&mut disk.path), disk.overlay.as_mut()].into_iter().flatten());
         for path in files.chain(disks) {
             // Joining an empty path would turn "no file" into the directory.
             if !path.as_os_str().is_empty() {

@@ -1,9 +1,10 @@
 //! Refusing what cannot work before anything is opened.
 
 use std::collections::HashSet;
+use std::path::Path;
 
 use super::{
-    Balloon, ConfigError, Disk, MAX_CMDLINE_LEN, MAX_CPUS, MAX_VIRTIO_DEVICES, MEMORY_STEP,
+    Balloon, ConfigError, Disk, Engine, MAX_CMDLINE_LEN, MAX_CPUS, MAX_VIRTIO_DEVICES, MEMORY_STEP,
     MIN_MEMORY, MemorySize, Net, VmConfig,
 };
 
@@ -95,11 +96,11 @@ impl VmConfig {
             refuse_if(!(1..=Disk::MAX_QUEUES).contains(&drive.queues), || {
                 ConfigError::DiskQueues(drive.queues)
             })?;
-            let shared = drives
-                .iter()
-                .skip(index.saturating_add(1))
-                .any(|other| other.path == drive.path && !(drive.readonly && other.readonly));
-            refuse_if(shared, || ConfigError::SharedWritableDisk(drive.path.clone()))?;
+            validate_overlay(drive)?;
+            let others = drives.iter().skip(index.saturating_add(1));
+            if let Some(path) = others.filter_map(|other| shared_writable(drive, other)).next() {
+                return Err(ConfigError::SharedWritableDisk(path.to_owned()));
+            }
         }
         Ok(())
     }
@@ -166,6 +167,36 @@ fn validate_addresses(net: &Net) -> Result<(), ConfigError> {
     }
 }
 
+/// What goes with an overlay, which is qcow2 and served by calls that wait.
+fn validate_overlay(disk: &Disk) -> Result<(), ConfigError> {
+    let Some(path) = &disk.overlay else { return Ok(()) };
+    refuse_if(path.as_os_str().is_empty(), || ConfigError::EmptyPath("overlay"))?;
+    let cannot = [
+        (disk.readonly, "readonly"),
+        (disk.direct, "direct"),
+        (disk.engine != Engine::Sync, "served by io_uring"),
+    ];
+    match cannot.into_iter().find(|(asked, _)| *asked) {
+        Some((_, what)) => {
+            Err(ConfigError::Overlay { id: disk.id.clone().unwrap_or_default(), what })
+        }
+        None => Ok(()),
+    }
+}
+
+/// A file that both disks use and one of them writes.
+fn shared_writable<'d>(one: &'d Disk, other: &'d Disk) -> Option<&'d Path> {
+    let files = |disk: &'d Disk| {
+        let written = !disk.readonly && disk.overlay.is_none();
+        let overlay = disk.overlay.as_deref().map(|path| (path, true));
+        [Some((&*disk.path, written)), overlay].into_iter().flatten()
+    };
+    let both = |path: &Path, written: bool| {
+        files(other).any(|(other, other_written)| other == path && (written || other_written))
+    };
+    files(one).find(|(path, written)| both(path, *written)).map(|(path, _)| path)
+}
+
 fn refuse_if(bad: bool, error: impl FnOnce() -> ConfigError) -> Result<(), ConfigError> {
     if bad { Err(error()) } else { Ok(()) }
 }
@@ -188,6 +219,37 @@ mod tests {
     fn valid() -> VmConfig {
         let config = PartialConfig { kernel: Some("vmlinux".into()), ..PartialConfig::default() };
         config.resolve().expect("a kernel is enough")
+    }
+
+    #[test]
+    fn overlays_are_written_by_one_disk_and_their_base_by_none() {
+        let with = |disks: &[&str]| VmConfig {
+            disks: disks.iter().map(|text| text.parse().expect(text)).collect(),
+            ..valid()
+        };
+        with(&["path=a,overlay=x", "path=a,overlay=y", "path=a,readonly=on"])
+            .validate(&HOST)
+            .expect("one base, two overlays, one reader");
+        for disks in [
+            &["path=a,overlay=x", "path=a"][..],
+            &["path=a,overlay=x", "path=b,overlay=x"],
+            &["path=a,overlay=x", "path=x,readonly=on"],
+            &["path=a,overlay=a", "path=b"],
+        ] {
+            let refused = with(disks).validate(&HOST);
+            let alone = disks == ["path=a,overlay=a", "path=b"];
+            // One that is its own base finds itself locked.
+            assert_eq!(refused.is_err(), !alone, "{disks:?}");
+        }
+        for (more, said) in [
+            ("readonly=on", "cannot be readonly"),
+            ("direct=on", "cannot be direct"),
+            ("engine=io_uring", "cannot be served by io_uring"),
+        ] {
+            let text = format!("path=a,overlay=x,{more}");
+            let error = with(&[&text]).validate(&HOST).expect_err(said).to_string();
+            assert!(error.contains("disk0") && error.contains(said), "{error}");
+        }
     }
 
     fn disk(path: &str, readonly: bool, id: Option<&str>) -> Disk {

@@ -265,6 +265,13 @@ impl Running {
         finished
     }
 
+    /// Kills it; what the guest had sent.
+    pub fn kill(mut self) -> Vec<u8> {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        self.stdout.take().map(Collected::all).unwrap_or_default()
+    }
+
     /// Ends it by SIGTERM, which may not take long.
     #[track_caller]
     pub fn terminate_soon(self) -> Finished {

@@ -14,6 +14,7 @@ use thiserror::Error;
 use tracing::{error, warn};
 
 use super::files::Files;
+use super::overlay::Overlay;
 use super::transfer::{Incomplete, read_fully, write_fully};
 
 /// Bytes in a sector, whatever the disk beneath uses (virtio 1.3, section 5.2.4).
@@ -82,6 +83,15 @@ pub enum DiskError {
         /// Its size in bytes.
         size: u64,
     },
+    /// The overlay cannot be made or used.
+    #[error("overlay {path}")]
+    Overlay {
+        /// The path as given.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
 }
 
 /// The host's file system has no such operation.
@@ -107,6 +117,8 @@ pub struct Disk {
     path: PathBuf,
     sectors: u64,
     readonly: bool,
+    /// Takes what is written; the image is its base then.
+    overlay: Option<Overlay>,
     sync_failed: bool,
 }
 
@@ -122,7 +134,35 @@ impl Disk {
         lock(path, &file, readonly)?;
         let sectors = count_sectors(path, &file)?;
         let files = Arc::new(Files::new(file));
-        Ok(Self { files, path: path.to_owned(), sectors, readonly, sync_failed: false })
+        let path = path.to_owned();
+        Ok(Self { files, path, sectors, readonly, overlay: None, sync_failed: false })
+    }
+
+    /// Opens the image at `base` for reading alone, as [`Disk::open`] does, and the overlay at
+    /// `overlay` over it, locked for itself alone: it is made when it does not exist. All that is
+    /// written goes there.
+    ///
+    /// # Errors
+    /// [`DiskError`]; an overlay that was made stays, and is empty.
+    pub fn open_overlay(base: &Path, overlay: &Path) -> Result<Self, DiskError> {
+        let disk = Self::open(base, true)?;
+        let refused = |source| DiskError::Overlay { path: overlay.to_owned(), source };
+        let file = match open_image(overlay, false) {
+            Err(DiskError::Open { source: Errno::NOENT, .. }) => {
+                Overlay::create(overlay, base, disk.sectors * SECTOR).map_err(refused)?
+            }
+            file => file?,
+        };
+        lock(overlay, &file, false)?;
+        let base = disk.files.cached().try_clone().map_err(refused)?;
+        let opened = Overlay::open(file, base).map_err(refused)?;
+        let path = overlay.to_owned();
+        Ok(Self { path, readonly: false, overlay: Some(opened), ..disk })
+    }
+
+    /// Whether what is written goes to an overlay.
+    pub(super) fn is_overlay(&self) -> bool {
+        self.overlay.is_some()
     }
 
     /// As [`Disk::open`]; transfers that are aligned go past the host's page cache (O_DIRECT).
@@ -163,6 +203,10 @@ impl Disk {
     /// # Errors
     /// The host does not tell, or not one sector is left: the size is as before.
     pub fn measure(&mut self) -> Result<bool, DiskError> {
+        if self.is_overlay() {
+            // It was made for a base of this size.
+            return Ok(false);
+        }
         let sectors = count_sectors(&self.path, self.files.cached())?;
         let changed = sectors != self.sectors;
         self.sectors = sectors;
@@ -187,6 +231,10 @@ impl Disk {
     /// # Errors
     /// [`Incomplete`]; the end of a file that was truncated meanwhile counts as an I/O error.
     pub fn read(&self, bufs: &mut [IoSliceMut<'_>], offset: u64) -> Result<u64, Incomplete> {
+        if let Some(overlay) = &self.overlay {
+            let len = bufs.iter().map(|buf| buf.len()).sum();
+            return whole(overlay.read(bufs, offset), len);
+        }
         read_fully(bufs, offset, |bufs, offset| {
             let parts = bufs.iter().map(|buf| (buf.as_ptr().addr(), buf.len()));
             preadv(self.files.pick(offset, parts), bufs, offset)
@@ -198,6 +246,10 @@ impl Disk {
     /// # Errors
     /// [`Incomplete`].
     pub fn write(&self, bufs: &mut [IoSlice<'_>], offset: u64) -> Result<u64, Incomplete> {
+        if let Some(overlay) = &self.overlay {
+            let len = bufs.iter().map(|buf| buf.len()).sum();
+            return whole(overlay.write(bufs, offset), len);
+        }
         write_fully(bufs, offset, |bufs, offset| {
             let parts = bufs.iter().map(|buf| (buf.as_ptr().addr(), buf.len()));
             pwritev(self.files.pick(offset, parts), bufs, offset)
@@ -213,7 +265,11 @@ impl Disk {
         if self.sync_failed {
             return Err(Errno::IO);
         }
-        self.synced(rustix::io::retry_on_intr(|| fdatasync(self.files.cached())))
+        let result = match &self.overlay {
+            Some(overlay) => overlay.sync(),
+            None => rustix::io::retry_on_intr(|| fdatasync(self.files.cached())),
+        };
+        self.synced(result)
     }
 
     /// Whether writes were lost, so that no flush can succeed any more.
@@ -247,7 +303,10 @@ impl Disk {
     ///
     /// # Errors
     /// What the host says. A host that knows no holes keeps the contents, which is allowed.
-    pub fn discard(&self, offset: u64, len: u64) -> Result<(), Errno> {
+    pub fn discard(&mut self, offset: u64, len: u64) -> Result<(), Errno> {
+        if let Some(overlay) = &mut self.overlay {
+            return overlay.discard(offset, len);
+        }
         match self.allocate(FallocateFlags::PUNCH_HOLE, offset, len) {
             Err(CANNOT | UNALIGNED) => Ok(()),
             result => result,
@@ -258,7 +317,12 @@ impl Disk {
     ///
     /// # Errors
     /// What the host says.
-    pub fn write_zeroes(&self, offset: u64, len: u64, mode: Zeroes) -> Result<(), Errno> {
+    pub fn write_zeroes(&mut self, offset: u64, len: u64, mode: Zeroes) -> Result<(), Errno> {
+        match (&mut self.overlay, mode) {
+            (Some(overlay), Zeroes::Unmap) => return overlay.discard(offset, len),
+            (Some(overlay), Zeroes::Keep) => return overlay.write_zeroes(offset, len),
+            (None, _) => {}
+        }
         if mode == Zeroes::Unmap {
             match self.allocate(FallocateFlags::PUNCH_HOLE, offset, len) {
                 Err(CANNOT | UNALIGNED) => {}
@@ -297,6 +361,12 @@ impl Disk {
         }
         Ok(())
     }
+}
+
+/// What a transfer of `len` bytes came to that is done whole or not at all.
+fn whole(result: Result<(), Errno>, len: usize) -> Result<u64, Incomplete> {
+    let failed = |source| Incomplete { done: 0, source };
+    result.map(|()| u64::try_from(len).unwrap_or(u64::MAX)).map_err(failed)
 }
 
 fn access(readonly: bool) -> (OFlags, &'static str) {

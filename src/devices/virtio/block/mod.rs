@@ -3,6 +3,7 @@
 mod answer;
 mod disk;
 mod files;
+mod overlay;
 mod pending;
 mod request;
 #[cfg(test)]
@@ -117,7 +118,10 @@ impl Block {
 
     /// Gets the ring that `engine` asks for. Without one the device works all the same.
     fn prepare_ring(&mut self) {
-        if self.engine != Engine::IoUring || self.pending.is_some() {
+        if self.engine != Engine::IoUring
+            || self.pending.is_some()
+            || self.executor.disk().is_overlay()
+        {
             return;
         }
         match Pending::new(self.executor.disk(), &self.queue_sizes) {

@@ -189,7 +189,7 @@ fn discard_and_unmapping_zeroes_free_space_and_keeping_zeroes_do_not() {
     file.write_all(&vec![5; 1 << 20]).unwrap();
     file.as_file().sync_all().unwrap();
     let blocks = || file.as_file().metadata().unwrap().blocks();
-    let disk = Disk::open(file.path(), false).unwrap();
+    let mut disk = Disk::open(file.path(), false).unwrap();
     let full = blocks();
     disk.write_zeroes(0, 256 << 10, Zeroes::Keep).unwrap();
     assert_eq!(blocks(), full);
