@@ -1,6 +1,7 @@
 //! The balloon under a kernel's driver: memory comes back to the host, and the guest gets it again.
 
 use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::Child;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -14,6 +15,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const FUNCTIONS: &str = "\
 mem() { sed -n \"s/^$1: *\\([0-9]*\\) kB/\\1/p\" /proc/meminfo; }
 below() { n=0; while [ $(mem $1) -ge $2 ]; do n=$((n+1)); [ $n -lt 300 ]; sleep 0.1; done; }
+above() { n=0; while [ $(mem $1) -le $2 ]; do n=$((n+1)); [ $n -lt 300 ]; sleep 0.1; done; }
 take() { mount -t tmpfs -o size=200m tmpfs /mnt; head -c $1 /dev/zero > /mnt/taken; }
 ";
 
@@ -121,6 +123,84 @@ fn guest_that_runs_out_of_memory_takes_it_from_the_balloon() {
         assert!(console.contains(outcome), "{options}: {console}");
         assert_eq!(console.contains("Killed process"), outcome == "went without", "{console}");
     }
+}
+
+/// A machine whose balloon is described by a file, and which tells what it counts.
+struct Told {
+    child: Child,
+    config: PathBuf,
+    metrics: PathBuf,
+    _guest: Guest,
+}
+
+impl Told {
+    fn new(script: &str) -> Self {
+        let words = run_words(&format!("set -e\n{FUNCTIONS}{script}"));
+        let guest = Guest::minimal().append(&words);
+        let (config, metrics) = (guest.file("vm.toml"), guest.file("metrics"));
+        write_size(&config, 0);
+        let [from, to] = [&config, &metrics].map(|path| path.to_str().expect("UTF-8").to_owned());
+        let guest = guest.arg("--config").arg(from).arg("--metrics").arg(to);
+        Self { child: guest.start(), config, metrics, _guest: guest }
+    }
+
+    fn resize(&self, mib: u64) {
+        write_size(&self.config, mib);
+        signal(self.child.id(), "USR2");
+    }
+
+    /// Asks for metrics until those of the balloon are as `wanted`, and returns them.
+    fn wait_for_metrics(&self, wanted: impl Fn(&serde_json::Value) -> bool) -> serde_json::Value {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            signal(self.child.id(), "USR1");
+            sleep(Duration::from_millis(300));
+            let lines = fs::read_to_string(&self.metrics).unwrap_or_default();
+            let last = lines.lines().last().and_then(|line| serde_json::from_str(line).ok());
+            let last: serde_json::Value = last.unwrap_or_default();
+            let balloon = last["devices"]["balloon"].clone();
+            if wanted(&balloon) {
+                return balloon;
+            }
+            assert!(Instant::now() < deadline, "{last}");
+        }
+    }
+}
+
+fn write_size(config: &Path, mib: u64) {
+    let text = format!(
+        "[balloon]\nsize = \"{mib}M\"\ndeflate-on-oom = false\nfree-page-reporting = false\n\
+         statistics = \"1s\"\n"
+    );
+    fs::write(config, text).expect("write");
+}
+
+/// The file says another size: the guest gives memory up and gets it back, and both sides say so.
+#[test]
+fn size_follows_the_file_while_the_guest_runs_and_the_metrics_tell() {
+    const SIZE: u64 = 160;
+    let mut machine = Told::new(
+        "take 117440512; rm /mnt/taken; echo touched\n\
+         below MemTotal 90000; echo inflated; above MemTotal 240000; echo deflated; sleep 300",
+    );
+    wait_for(&mut machine.child, "touched");
+    let touched = pss_mib(&machine.child);
+    machine.resize(SIZE);
+    wait_for(&mut machine.child, "inflated");
+    let left = wait_for_pss(&machine.child, touched - 48);
+    assert!(left <= touched - 48, "from {touched} to {left} MiB");
+    let balloon = machine.wait_for_metrics(|balloon| {
+        balloon["actual_bytes"] == SIZE << 20 && balloon["total_bytes"].as_u64() < Some(90 << 20)
+    });
+    assert_eq!(balloon["target_bytes"], SIZE << 20, "{balloon}");
+    assert!(balloon["inflated_bytes"].as_u64() >= Some(SIZE << 20), "{balloon}");
+    assert!(balloon["statistics"].as_u64() > Some(1), "{balloon}");
+
+    machine.resize(0);
+    wait_for(&mut machine.child, "deflated");
+    let balloon = machine.wait_for_metrics(|balloon| balloon["actual_bytes"] == 0);
+    assert!(balloon["deflated_bytes"].as_u64() >= Some(SIZE << 20), "{balloon}");
+    end(machine.child);
 }
 
 /// The monitor asks again only when it was answered: each interrupt is a question.

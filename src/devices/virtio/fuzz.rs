@@ -24,6 +24,7 @@ use rustix::io::Errno;
 use vm_memory::{Bytes, GuestAddress};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
+use super::balloon::Balloon;
 use super::block::{Block, Disk};
 use super::chain::{Chain, ChainStart};
 use super::device::{Change, VirtioDevice};
@@ -34,6 +35,7 @@ use super::rng::Rng;
 use super::testing::{DATA, Driver, HIGH_END, HIGH_START, INDIRECT, LOW_END, NEXT, WRITE};
 use super::throttle::Direction;
 use crate::bus::{BusDevice, lock};
+use crate::config;
 use crate::memory::{GuestMemory, GuestRange};
 use crate::rate_limiter::Rate;
 
@@ -84,6 +86,15 @@ pub fn net(data: &[u8]) {
         })
     };
     attack(Box::new(Net::new(OnWire(wire), [2, 0, 0, 0, 0, 1], Some(1500))), host, data);
+}
+
+/// The balloon, with every queue it can have.
+pub fn balloon(data: &[u8]) {
+    let statistics = "1s".parse().ok();
+    let config = config::Balloon { statistics, ..config::Balloon::default() };
+    if let Ok(balloon) = Balloon::open(&config) {
+        attack(Box::new(balloon), idle(), data);
+    }
 }
 
 fn idle() -> Host {
@@ -301,7 +312,8 @@ mod tests {
     /// A target by the name of its corpus.
     type Target = (&'static str, fn(&[u8]));
 
-    const TARGETS: [Target; 4] = [("queue", queue), ("mmio", mmio), ("block", block), ("net", net)];
+    const TARGETS: [Target; 5] =
+        [("queue", queue), ("mmio", mmio), ("block", block), ("net", net), ("balloon", balloon)];
 
     #[test]
     fn corpus_of_every_target_is_survived() {
