@@ -76,7 +76,8 @@ pub fn push_io_slices_mut<'m>(
 /// translation (KVM's MMU notifier) before it frees it, so that whoever touches the address next,
 /// vCPU, host thread or system call, gets a zero page of the same mapping; a system call that holds a
 /// page meanwhile works on a page nobody sees any more. To this process it is one more way in which
-/// the guest's memory changes by itself.
+/// the guest's memory changes by itself. Nothing may pin guest memory for longer than a request takes
+/// (buffers registered with io_uring, a device of the host): it would go on with pages nobody sees.
 ///
 /// # Errors
 /// The host refused, for memory that is locked; the part before that is given back.
