@@ -29,7 +29,7 @@ use super::block::{Block, Disk};
 use super::chain::{Chain, ChainStart};
 use super::device::{Change, VirtioDevice};
 use super::mmio::QUEUE_NOTIFY;
-use super::net::{Backend, Net};
+use super::net::{Backend, Filter, Net};
 use super::queue::{Queue, QueueConfig, RingFeatures};
 use super::rng::Rng;
 use super::testing::{DATA, Driver, HIGH_END, HIGH_START, INDIRECT, LOW_END, NEXT, WRITE};
@@ -68,8 +68,10 @@ pub fn block(data: &[u8]) {
     }
 }
 
-/// The network device: the host sends frames of any form, and may take none.
+/// The network device, with one pair of queues or two and with the filter or without: the host
+/// sends frames of any form, and may take none.
 pub fn net(data: &[u8]) {
+    let kind = data.first().copied().unwrap_or(0);
     let Ok(event) = EventFd::new(EFD_NONBLOCK) else { return };
     let wire = Arc::new(Mutex::new(Wire { frames: VecDeque::new(), event, refuses: false }));
     let host = {
@@ -85,7 +87,15 @@ pub fn net(data: &[u8]) {
             Ok(())
         })
     };
-    attack(Box::new(Net::new(OnWire(wire), [2, 0, 0, 0, 0, 1], Some(1500))), host, data);
+    let mac = [2, 0, 0, 0, 0, 1];
+    let line = || -> Box<dyn Backend> { Box::new(OnWire(wire.clone())) };
+    let lines = if kind & 1 == 0 { vec![line()] } else { vec![line(), line()] };
+    let mut device = Net::with_queues(lines, mac, Some(1500));
+    if kind & 2 == 0 {
+        let (ipv4, ipv6) = (Some([10, 0, 0, 2].into()), None);
+        device = device.with_filter(Filter { mac, ipv4, ipv6 });
+    }
+    attack(Box::new(device), host, data);
 }
 
 /// The balloon, with every queue it can have.
