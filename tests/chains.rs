@@ -165,6 +165,7 @@ fn chains_without_their_essential_parts_leak_no_slot() {
                 "block" => Desc::readable(BUFFER, 16),
                 "net" => Desc::readable(BUFFER, 12),
                 "balloon" => Desc::readable(BUFFER, 3),
+                "console" => Desc::writable(BUFFER, 64),
                 _ => Desc::readable(BUFFER, 64),
             };
             let full = [0; SIZE as usize];

@@ -159,6 +159,11 @@ fn unusable_disks_and_initrds_are_refused() {
         (&[K, "--disk", "path=fifo"], "is a FIFO"),
         (&[K, "--disk", "path=/dev/zero,readonly=on"], "is a character device"),
         (&[K, "--disk", "path="], "the path of the disk is empty"),
+        (&[K, "--console", "file=fifo"], "is a FIFO"),
+        (&[K, "--console", "file=directory"], "is a directory"),
+        (&[K, "--console", "file=/dev/zero"], "is a character device"),
+        (&[K, "--console", "file=missing/log"], "console: open missing/log"),
+        (&[K, "--port", "name=a,socket=missing/s"], "port a: listen on missing/s"),
     ]);
 }
 
@@ -200,7 +205,11 @@ fn unknown_and_clashing_flags_and_keys_are_refused() {
         (&["--memroy", "1G"], "'--memroy'"),
         (&["vmlinux"], "'vmlinux'"),
         (&[K, K], "cannot be used multiple times"),
-        (&[K, "--console", "vga"], "[possible values: serial, off]"),
+        (&[K, "--console", "vga"], "none of `serial`, `virtio`, `pty`, `file=PATH` and `off`"),
+        (&[K, "--console", "file="], "the path of the console is empty"),
+        (&[K, "--port", "name=a"], "missing key `socket`"),
+        (&[K, "--port", "name=a b,socket=s"], "port \"a b\" is not a name"),
+        (&[K, "--port=name=a,socket=x", "--port=name=a,socket=y"], "two ports have the name \"a\""),
         (&[K, "--acpi", "maybe"], "neither `on` nor `off`"),
         (&[K, "--disk", "root.img"], "`root.img` is not key=value"),
         (&[K, "--disk", "path=a,ro=on"], "unknown key `ro`, expected one of `path`, `readonly`"),

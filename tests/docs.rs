@@ -23,7 +23,8 @@ fn first_cells(text: &str) -> Vec<&str> {
 /// The keys that the type behind a flag or a table of the file knows, from its own error.
 fn known_keys(toml: &str) -> Vec<String> {
     let error = toml::from_str::<PartialConfig>(toml).expect_err("unknown key");
-    let (_, known) = error.message().split_once("expected one of ").expect("known keys");
+    let (_, known) = error.message().split_once("expected ").expect("known keys");
+    let known = known.trim_start_matches("one of ").replace(" or ", ", ");
     known.split(", ").map(|key| key.trim_matches('`').to_owned()).collect()
 }
 
@@ -42,11 +43,12 @@ fn every_key_has_a_flag_and_every_flag_of_the_machine_a_key() {
 }
 
 /// The sections of docs/configuration.md about tables of the file.
-const TABLES: [(&str, &str); 4] = [
+const TABLES: [(&str, &str); 5] = [
     ("Disks", "[[disk]]"),
     ("Networks", "[[net]]"),
     ("Balloon", "[balloon]"),
     ("Limits", "[[limit]]"),
+    ("Ports", "[[port]]"),
 ];
 
 #[test]

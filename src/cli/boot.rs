@@ -25,7 +25,7 @@ pub(super) fn run(args: BootArgs) -> anyhow::Result<Exit> {
     for warning in preflight::check(&config)? {
         report::warning(&warning.what, &warning.fix);
     }
-    let outcome = control::boot(config, Box::new(move || resolve(&args)))?;
+    let outcome = control::boot(config, Box::new(move || resolve(&args)), report::note)?;
     if let Some(explanation) = &outcome.explanation {
         report::failure(&outcome.end, explanation);
     }

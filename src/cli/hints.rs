@@ -7,6 +7,7 @@ use crate::arch::{InitrdError, KernelError};
 use crate::config::{ConfigError, FileError};
 use crate::control::ControlError;
 use crate::devices::virtio::block::DiskError;
+use crate::devices::virtio::console::SocketError;
 use crate::kvm::VmError;
 use crate::machine::MachineError;
 use crate::preflight::PreflightError;
@@ -40,6 +41,10 @@ fn control_hint(error: &ControlError) -> Option<String> {
         MachineError::Disk { source: DiskError::Overlay { .. }, .. } => {
             "give an overlay of this base, or a new name in a directory that exists"
         }
+        MachineError::Port { source: SocketError::InUse(_), .. } => {
+            "give another socket=PATH, or remove what is there"
+        }
+        MachineError::Port { .. } => "check that the directory exists, and its owner and mode",
         _ => return None,
     };
     Some(hint.to_owned())
@@ -96,6 +101,7 @@ fn is_config_of_machine(error: &ControlError) -> bool {
                         | DiskError::NoDirect { .. },
                     ..
                 }
+                | MachineError::Port { source: SocketError::Listen { .. }, .. }
                 | MachineError::BootData(_)
                 | MachineError::TooManyDevices(_)
         )

@@ -34,8 +34,8 @@ Examples:
 
 const DETAILS: &str = "\
 Console:
-  With --console serial (the default) this terminal is the guest's. Ctrl-a x leaves it and ends
-  the guest; Ctrl-a Ctrl-a sends a Ctrl-a.
+  With --console serial (the default) or virtio this terminal is the guest's. Ctrl-a x leaves it and
+  ends the guest; Ctrl-a Ctrl-a sends a Ctrl-a. With --console virtio the guest follows its size.
 
 Exit status:
   0      the guest powered off or rebooted, or you left with Ctrl-a x
@@ -47,7 +47,7 @@ Exit status:
   7      the guest halted with interrupts disabled
   128+n  ended by signal n
 
-A comma inside a value of --disk or --net is written twice: path=a,,b.img.";
+A comma inside a value of --disk, --net or --port is written twice: path=a,,b.img.";
 
 /// Boot a Linux guest with its own kernel in a KVM virtual machine
 #[derive(Debug, Parser)]

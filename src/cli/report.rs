@@ -19,6 +19,11 @@ pub(super) fn warning(text: &str, hint: &str) {
     print(&format!("warning: {text}"), Some(hint));
 }
 
+/// Prints what the user has to know.
+pub(super) fn note(text: &str) {
+    print(text, None);
+}
+
 /// Prints how a guest failed, and what is known about it.
 pub(super) fn failure(end: &End, explanation: &Explanation) {
     // Guests fail in many ways where KVM emulates their kernel. Asked only now, because it takes

@@ -7,7 +7,7 @@ use thiserror::Error;
 
 use super::{
     Balloon, Disk, FileError, Ipv4Network, MAX_CMDLINE_LEN, MAX_CPUS, MAX_VIRTIO_DEVICES,
-    MEMORY_STEP, MIN_MEMORY, MemorySize, Net,
+    MEMORY_STEP, MIN_MEMORY, MemorySize, Net, Port,
 };
 
 /// Why a configuration cannot be used.
@@ -68,7 +68,8 @@ pub enum ConfigError {
     ReadonlyWithoutRootfs,
     /// More devices than the machine has slots.
     #[error(
-        "{0} virtio devices (disks, networks, entropy, balloon), a machine has at most {MAX_VIRTIO_DEVICES}"
+        "{0} virtio devices (disks, networks, entropy, balloon, console), a machine has at most \
+         {MAX_VIRTIO_DEVICES}"
     )]
     TooManyDevices(usize),
     /// A disk id that the guest cannot be shown.
@@ -168,6 +169,24 @@ pub enum ConfigError {
     /// An IPv6 address that is no host's.
     #[error("ip6 {0} cannot be the address of a host")]
     Ip6(Ipv6Addr),
+    /// More ports than the device has.
+    #[error("{0} ports, a machine has at most {max}", max = Port::MAX)]
+    TooManyPorts(usize),
+    /// Not the name of a port.
+    #[error(
+        "port {0:?} is not a name of 1 to {max} letters, digits, dots, underscores and dashes",
+        max = Port::MAX_NAME_LEN
+    )]
+    PortName(String),
+    /// Two ports have one name.
+    #[error("two ports have the name {0:?}")]
+    DuplicatePort(String),
+    /// Two ports have one socket.
+    #[error("two ports have the socket {}", .0.display())]
+    DuplicateSocket(PathBuf),
+    /// A path that no unix socket can have.
+    #[error("socket {} is longer than {max} bytes", .0.display(), max = Port::MAX_SOCKET_LEN)]
+    SocketTooLong(PathBuf),
 }
 
 impl ConfigError {
@@ -221,6 +240,13 @@ impl ConfigError {
                 "give both, such as ip=172.16.0.2/24,gateway=172.16.0.1"
             }
             Self::Ip6(_) => "give the guest's global address, such as ip6=fd00::2",
+            Self::TooManyPorts(_) => "carry several streams over one port, or use vsock",
+            Self::PortName(_) => "use a name such as org.example.agent",
+            Self::DuplicatePort(_) => "give each --port its own name=NAME",
+            Self::DuplicateSocket(_) => "give each --port its own socket=PATH",
+            Self::SocketTooLong(_) => {
+                "use a shorter path, or one relative to the working directory"
+            }
         };
         Some(text.to_owned())
     }

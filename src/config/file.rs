@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FileType, Mode, OFlags};
+use rustix::fs::{FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 use thiserror::Error;
 
@@ -26,15 +26,38 @@ pub fn open_image(path: &Path) -> Result<File, FileError> {
     open_kind(path, &[FileType::RegularFile, FileType::BlockDevice])
 }
 
+/// Opens the regular file `path` for writing at its end, and makes it with mode 0600 where there is
+/// none.
+///
+/// Never blocks, as [`open_regular`]. A symbolic link at the end of the path is refused: in a
+/// directory that others write to, it would lead to a file of their choice.
+///
+/// # Errors
+/// As [`open_regular`].
+pub fn open_appended(path: &Path) -> Result<File, FileError> {
+    let flags = OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE | OFlags::NOFOLLOW;
+    open_with(path, flags, &[FileType::RegularFile], |path| rustix::fs::lstat(path))
+}
+
 fn open_kind(path: &Path, kinds: &[FileType]) -> Result<File, FileError> {
+    open_with(path, OFlags::RDONLY, kinds, |path| rustix::fs::stat(path))
+}
+
+/// `stat` tells what is there when it cannot be opened.
+fn open_with(
+    path: &Path,
+    flags: OFlags,
+    kinds: &[FileType],
+    stat: fn(&Path) -> rustix::io::Result<Stat>,
+) -> Result<File, FileError> {
     // NONBLOCK returns at once from a FIFO; it has no effect on a regular file.
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let flags = flags | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
     let open_error = |errno: Errno| FileError::Open { path: path.to_owned(), source: errno.into() };
-    let fd = match rustix::fs::open(path, flags, Mode::empty()) {
+    let fd = match rustix::fs::open(path, flags, Mode::RUSR | Mode::WUSR) {
         Ok(fd) => fd,
         // What these say of a FIFO, a socket or a directory is less clear than its kind.
         Err(errno) => {
-            let kind = rustix::fs::stat(path).map(|stat| FileType::from_raw_mode(stat.st_mode));
+            let kind = stat(path).map(|stat| FileType::from_raw_mode(stat.st_mode));
             return Err(match kind {
                 Ok(kind) if kind != FileType::RegularFile => not_regular(path, kind),
                 _ => open_error(errno),
@@ -55,6 +78,7 @@ fn not_regular(path: &Path, kind: FileType) -> FileError {
         FileType::Socket => "a socket",
         FileType::CharacterDevice => "a character device",
         FileType::BlockDevice => "a block device",
+        FileType::Symlink => "a symbolic link",
         _ => "of an unknown kind",
     };
     FileError::NotRegular { path: path.to_owned(), kind }
@@ -117,7 +141,7 @@ mod tests {
             (&socket, "a socket"),
             (Path::new("/dev/zero"), "a character device"),
         ] {
-            for opened in [open_regular(path), open_image(path)] {
+            for opened in [open_regular(path), open_image(path), open_appended(path)] {
                 let error = opened.expect_err(kind).to_string();
                 assert!(error.contains(kind), "{error}");
             }
@@ -131,6 +155,23 @@ mod tests {
         std::fs::write(&file, b"x").expect("write");
         std::os::unix::fs::symlink(&file, &link).expect("link");
         assert!(open_regular(&link).is_ok());
+        let error = open_appended(&link).expect_err("followed").to_string();
+        assert!(error.contains("a symbolic link"), "{error}");
+    }
+
+    #[test]
+    fn appended_file_is_made_for_its_owner_and_keeps_what_it_has() {
+        use std::io::Write;
+        use std::os::unix::fs::PermissionsExt;
+
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let path = dir.path().join("log");
+        for text in ["first ", "second"] {
+            open_appended(&path).expect("open").write_all(text.as_bytes()).expect("write");
+        }
+        assert_eq!(std::fs::read_to_string(&path).expect("read"), "first second");
+        let mode = std::fs::metadata(&path).expect("metadata").permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
     }
 
     #[test]

@@ -188,6 +188,8 @@ mod tests {
             ("vm.toml", b"[[net]]\ntap = 'tap0'\nmtu = 65536"),
             ("vm.toml", b"[[disk]]\nreadonly = true"),
             ("vm.toml", b"acpi = 'on'"),
+            ("vm.toml", b"console = 'tty'"),
+            ("vm.toml", b"[[port]]\nname = 'a'"),
             ("vm.toml", b"\"a\\nb\" = 1"),
         ] {
             let (line, column, message) = fault(name, text);

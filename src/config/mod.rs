@@ -8,6 +8,7 @@
 
 mod address;
 mod balloon;
+mod console;
 mod disk;
 mod error;
 mod file;
@@ -18,6 +19,7 @@ mod limit;
 mod load;
 mod net;
 mod partial;
+mod port;
 mod publish;
 mod size;
 mod validate;
@@ -28,14 +30,16 @@ use serde::{Deserialize, Serialize};
 
 pub use address::{Ipv4Network, Ipv4NetworkError};
 pub use balloon::{Balloon, Interval, IntervalError};
+pub use console::{Console, ConsoleError};
 pub use disk::{Disk, Engine};
 pub use error::ConfigError;
-pub use file::{FileError, open_image, open_regular};
+pub use file::{FileError, open_appended, open_image, open_regular};
 pub use key_value::{KeyValueError, parse_key_values, parse_switch};
 pub use limit::{Limit, LimitDirection};
 pub use load::{MAX_FILE_LEN, load};
 pub use net::{MacAddress, MacAddressError, Net};
 pub use partial::PartialConfig;
+pub use port::Port;
 pub use publish::{Protocol, Publish, PublishError};
 pub use size::{MemorySize, MemorySizeError};
 pub use validate::Host;
@@ -55,6 +59,9 @@ pub const MAX_CMDLINE_LEN: usize = 2047;
 
 /// Most virtio devices of one machine: each takes an MMIO window and an interrupt line.
 pub const MAX_VIRTIO_DEVICES: usize = 18;
+
+/// The name of the virtio console device: see [`VmConfig::device_names`].
+pub const CONSOLE_NAME: &str = "console";
 
 /// A virtual machine as the user wants it.
 ///
@@ -93,8 +100,11 @@ pub struct VmConfig {
     pub limits: Vec<Limit>,
     /// File that gets lines of counters.
     pub metrics: Option<PathBuf>,
-    /// What the guest's serial port is connected to.
+    /// What the guest's console is connected to.
     pub console: Console,
+    /// Named ports between the guest and sockets of the host.
+    #[serde(rename = "port")]
+    pub ports: Vec<Port>,
     /// Whether the guest is described by ACPI tables; otherwise by an MP table and the command
     /// line.
     pub acpi: bool,
@@ -117,13 +127,22 @@ impl VmConfig {
     }
 
     /// The names of the virtio devices in the guest's order: disks by their ids, `net0`, `net1` and
-    /// so on, `rng` and `balloon`.
+    /// so on, `rng`, `balloon` and `console`.
     pub fn device_names(&self) -> Vec<String> {
         let disks = self.drives().into_iter().filter_map(|disk| disk.id);
         let nets = (0..self.nets.len()).map(|index| format!("net{index}"));
-        let others = [("rng", true), ("balloon", self.balloon.is_some())];
+        let others = [
+            ("rng", true),
+            ("balloon", self.balloon.is_some()),
+            (CONSOLE_NAME, self.has_virtio_console()),
+        ];
         let others = others.into_iter().filter(|(_, exists)| *exists);
         disks.chain(nets).chain(others.map(|(name, _)| name.to_owned())).collect()
+    }
+
+    /// Whether the machine has a virtio console device: for its console, for its ports, or both.
+    pub fn has_virtio_console(&self) -> bool {
+        self.console == Console::Virtio || !self.ports.is_empty()
     }
 }
 
@@ -138,17 +157,6 @@ pub enum BootProtocol {
     Pvh,
     /// The 64-bit entry of the Linux boot protocol (Linux: boot.rst, 64-bit Boot Protocol).
     Linux64,
-}
-
-/// What the guest's serial port is connected to.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum Console {
-    /// Standard input and output; Ctrl-a x leaves.
-    #[default]
-    Serial,
-    /// Nothing: the guest's output is only kept for the report of a failed boot.
-    Off,
 }
 
 #[cfg(test)]

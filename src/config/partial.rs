@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use super::{
-    Balloon, BootProtocol, ConfigError, Console, Disk, Limit, MAX_CPUS, MemorySize, Net, VmConfig,
-    parse_switch,
+    Balloon, BootProtocol, ConfigError, Console, Disk, Limit, MAX_CPUS, MemorySize, Net, Port,
+    VmConfig, parse_switch,
 };
 
 /// What one source says: the file and the flags read into the same struct, key by key and flag by
@@ -93,9 +93,13 @@ pub struct PartialConfig {
     #[arg(long, value_name = "FILE", help_heading = "Machine")]
     pub metrics: Option<PathBuf>,
 
-    /// What the guest's serial port is connected to [default: serial]
+    /// Connect the console: serial or virtio to this terminal, pty, file=PATH, off [default: serial]
     #[arg(long, value_name = "WHERE", help_heading = "Machine")]
     pub console: Option<Console>,
+
+    /// Connect /dev/virtio-ports/NAME of the guest to a unix socket of the host; repeatable
+    #[arg(long, value_name = "name=NAME,socket=PATH", help_heading = "Machine")]
+    pub port: Vec<Port>,
 
     /// Describe the machine by ACPI tables, or by an MP table and the command line [default: on]
     #[arg(
@@ -110,8 +114,8 @@ pub struct PartialConfig {
 
 impl PartialConfig {
     /// Lays `self` over `base`: what `self` says wins, what it leaves out comes from `base`. A list
-    /// of disks, networks or limits replaces the whole list beneath it, and a balloon the whole
-    /// balloon.
+    /// of disks, networks, limits or ports replaces the whole list beneath it, and a balloon the
+    /// whole balloon.
     #[must_use]
     pub fn over(self, base: Self) -> Self {
         Self {
@@ -130,6 +134,7 @@ impl PartialConfig {
             limit: if self.limit.is_empty() { base.limit } else { self.limit },
             metrics: self.metrics.or(base.metrics),
             console: self.console.or(base.console),
+            port: if self.port.is_empty() { base.port } else { self.port },
             acpi: self.acpi.or(base.acpi),
         }
     }
@@ -157,6 +162,7 @@ impl PartialConfig {
             limits: self.limit,
             metrics: self.metrics,
             console: self.console.unwrap_or_default(),
+            ports: self.port,
             acpi: self.acpi.unwrap_or(true),
         })
     }
@@ -170,7 +176,12 @@ impl PartialConfig {
             .disk
             .iter_mut()
             .flat_map(|disk| [Some(&mut disk.path), disk.overlay.as_mut()].into_iter().flatten());
-        for path in files.chain(disks) {
+        let sockets = self.port.iter_mut().map(|port| &mut port.socket);
+        let console = match &mut self.console {
+            Some(Console::File(path)) => Some(path),
+            _ => None,
+        };
+        for path in files.chain(disks).chain(sockets).chain(console) {
             // Joining an empty path would turn "no file" into the directory.
             if !path.as_os_str().is_empty() {
                 *path = directory.join(&*path);
@@ -229,11 +240,15 @@ mod tests {
             kernel: Some("vmlinux".into()),
             initrd: Some("/boot/initrd".into()),
             disk: vec![Disk::new("data.img")],
+            console: Some(Console::File("log".into())),
+            port: vec![Port { name: "a".into(), socket: "a.sock".into() }],
             ..PartialConfig::default()
         };
         partial.rebase(Path::new("/etc/vm"));
         assert_eq!(partial.kernel.as_deref(), Some(Path::new("/etc/vm/vmlinux")));
         assert_eq!(partial.initrd.as_deref(), Some(Path::new("/boot/initrd")));
         assert_eq!(partial.disk[0].path, Path::new("/etc/vm/data.img"));
+        assert_eq!(partial.console, Some(Console::File("/etc/vm/log".into())));
+        assert_eq!(partial.port[0].socket, Path::new("/etc/vm/a.sock"));
     }
 }

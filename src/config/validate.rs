@@ -4,8 +4,8 @@ use std::collections::HashSet;
 use std::path::Path;
 
 use super::{
-    Balloon, ConfigError, Disk, Engine, MAX_CMDLINE_LEN, MAX_CPUS, MAX_VIRTIO_DEVICES, MEMORY_STEP,
-    MIN_MEMORY, MemorySize, Net, VmConfig,
+    Balloon, ConfigError, Console, Disk, Engine, MAX_CMDLINE_LEN, MAX_CPUS, MAX_VIRTIO_DEVICES,
+    MEMORY_STEP, MIN_MEMORY, MemorySize, Net, Port, VmConfig,
 };
 
 /// What a configuration is measured against.
@@ -36,6 +36,7 @@ impl VmConfig {
         self.validate_disks()?;
         self.validate_nets()?;
         self.validate_balloon()?;
+        self.validate_ports()?;
         self.validate_limits()?;
         let devices = self.device_names().len();
         refuse_if(devices > MAX_VIRTIO_DEVICES, || ConfigError::TooManyDevices(devices))
@@ -73,7 +74,12 @@ impl VmConfig {
             ("metrics file", self.metrics.as_ref()),
         ];
         let disks = self.disks.iter().map(|disk| ("disk", Some(&disk.path)));
-        for (noun, path) in named.into_iter().chain(disks) {
+        let sockets = self.ports.iter().map(|port| ("socket", Some(&port.socket)));
+        let console = match &self.console {
+            Console::File(path) => Some(("console", Some(path))),
+            _ => None,
+        };
+        for (noun, path) in named.into_iter().chain(disks).chain(sockets).chain(console) {
             let empty = path.is_some_and(|path| path.as_os_str().is_empty());
             refuse_if(empty, || ConfigError::EmptyPath(noun))?;
         }
@@ -164,6 +170,22 @@ fn validate_addresses(net: &Net) -> Result<(), ConfigError> {
             refuse_if(!ip.is_neighbour(gateway), || ConfigError::Gateway { gateway, ip })
         }
         (_, None) => Ok(()),
+    }
+}
+
+impl VmConfig {
+    fn validate_ports(&self) -> Result<(), ConfigError> {
+        let count = self.ports.len();
+        refuse_if(count > Port::MAX, || ConfigError::TooManyPorts(count))?;
+        let (mut names, mut sockets) = (HashSet::new(), HashSet::new());
+        for Port { name, socket } in &self.ports {
+            refuse_if(!Port::is_valid_name(name), || ConfigError::PortName(name.clone()))?;
+            refuse_if(!names.insert(name), || ConfigError::DuplicatePort(name.clone()))?;
+            refuse_if(!sockets.insert(socket), || ConfigError::DuplicateSocket(socket.clone()))?;
+            let too_long = socket.as_os_str().len() > Port::MAX_SOCKET_LEN;
+            refuse_if(too_long, || ConfigError::SocketTooLong(socket.clone()))?;
+        }
+        Ok(())
     }
 }
 
@@ -370,12 +392,33 @@ mod tests {
         assert_eq!(torn, "balloon is 1028K, which is not a multiple of 1M");
     }
 
+    /// S7: what a guest could not be shown, and what could not be told apart.
+    #[test]
+    fn ports_that_cannot_be_are_refused() {
+        let port = |name: &str, socket: &str| Port { name: name.into(), socket: socket.into() };
+        let error = refused(|c| c.ports = vec![port("a", "x"), port("a", "y")]);
+        assert_eq!(error, "two ports have the name \"a\"");
+        let error = refused(|c| c.ports = vec![port("a", "x"), port("b", "x")]);
+        assert_eq!(error, "two ports have the socket x");
+        assert!(refused(|c| c.ports = vec![port("a/b", "x")]).contains("\"a/b\""));
+        assert!(refused(|c| c.ports = vec![port("a", "")]).contains("path of the socket"));
+        assert!(refused(|c| c.ports = vec![port("a", &"x".repeat(108))]).contains("107 bytes"));
+        let many = (0..17).map(|n| port(&format!("p{n}"), &format!("s{n}"))).collect();
+        assert_eq!(refused(|c| c.ports = many), "17 ports, a machine has at most 16");
+        assert!(refused(|c| c.console = Console::File("".into())).contains("path of the console"));
+    }
+
     #[test]
     fn one_device_too_many_is_refused() {
         let error = refused(|c| {
             c.disks = (0..19).map(|n| disk(&format!("d{n}"), false, None)).collect();
         });
         assert!(error.starts_with("20 virtio devices"), "{error}");
+        let error = refused(|c| {
+            c.disks = (0..17).map(|n| disk(&format!("d{n}"), false, None)).collect();
+            c.console = Console::Virtio;
+        });
+        assert!(error.starts_with("19 virtio devices"), "{error}");
     }
 
     #[test]

@@ -1,10 +1,13 @@
-//! The serial console on standard input and output.
+//! The guest's console on standard input and output, in a file or on a pseudo-terminal.
 
 mod escape;
 mod input;
 mod output;
+mod size;
 
-use std::sync::{Arc, Mutex};
+use std::io;
+use std::os::fd::RawFd;
+use std::sync::Arc;
 
 use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
 use tracing::{error, warn};
@@ -14,98 +17,115 @@ use self::input::{Input, Typed};
 use self::output::Output;
 use super::end::{End, Ending};
 use super::terminal::{RawTerminal, in_background};
-use crate::bus::lock;
-use crate::devices::console::ConsoleOutput;
-use crate::devices::serial::SerialPort;
-use crate::kvm::IrqLine;
-use crate::machine::Machine;
+use crate::devices::console::{ConsoleOutput, InputSink};
+use crate::machine::{ConsoleEnd, Machine};
+
+pub(super) use self::size::SizeEvents;
 
 /// What an event of the console is about.
 const GUEST_PRINTED: u32 = 0;
 const GUEST_WANTS_INPUT: u32 = 1;
-const STDIN: u32 = 2;
-const STDOUT: u32 = 3;
+const TYPED: u32 = 2;
+const ROOM: u32 = 3;
 
-/// Carries bytes between the guest's serial port and the user.
+/// Carries bytes between the guest's console and the user.
 pub(super) struct ConsoleEvents {
     console: Arc<ConsoleOutput>,
-    serial: Arc<Mutex<SerialPort<IrqLine>>>,
+    guest: Arc<dyn InputSink>,
     input_wanted: Arc<EventFd>,
     ending: Arc<Ending>,
     input: Input,
     output: Output,
-    waits_for_stdin: bool,
-    waits_for_stdout: bool,
-    dropped: u64,
+    /// The descriptor that input is waited for on.
+    waits_for: Option<RawFd>,
+    waits_for_room: bool,
+    warned: bool,
     terminal: Option<RawTerminal>,
 }
 
 impl ConsoleEvents {
-    /// Takes over standard input and output until dropped.
-    pub(super) fn new(machine: &Machine, ending: Arc<Ending>) -> Self {
-        let terminal = RawTerminal::enter();
-        let input = match &terminal {
-            None if in_background() => Input::none(),
-            terminal => Input::new(terminal.is_some()),
+    /// Connects the console to `end` until dropped; `None` when that is nothing.
+    ///
+    /// # Errors
+    /// The host gives no further descriptor.
+    pub(super) fn new(
+        machine: &Machine,
+        end: ConsoleEnd,
+        ending: Arc<Ending>,
+    ) -> io::Result<Option<Self>> {
+        let mut terminal = None;
+        let (input, output) = match end {
+            ConsoleEnd::Nothing => return Ok(None),
+            ConsoleEnd::Stdio => {
+                terminal = RawTerminal::enter();
+                let background = terminal.is_none() && in_background();
+                let stdin = || Input::stdin(terminal.is_some());
+                (if background { Input::none() } else { stdin() }, Output::stdout())
+            }
+            ConsoleEnd::File(file) => (Input::none(), Output::to(file, None)),
+            ConsoleEnd::Pty(pty) => (
+                Input::own(pty.master.try_clone()?),
+                Output::to(pty.master.try_clone()?, Some(pty)),
+            ),
         };
-        let serial = machine.serial().clone();
-        let input_wanted = lock(&serial).input_wanted().clone();
-        Self {
+        let guest = machine.console_input().clone();
+        Ok(Some(Self {
             console: machine.console().clone(),
-            serial,
-            input_wanted,
+            input_wanted: guest.wanted(),
+            guest,
             ending,
             input,
-            output: Output::stdout(),
-            waits_for_stdin: false,
-            waits_for_stdout: false,
-            dropped: 0,
+            output,
+            waits_for: None,
+            waits_for_room: false,
+            warned: false,
             terminal,
-        }
+        }))
     }
 
-    /// Reads what the user typed, hands on what the guest takes, and waits for stdin exactly
-    /// while more of it could be used.
+    /// Reads what the user typed, hands on what the guest takes, and waits for more exactly while
+    /// it could be used.
     fn move_input(&mut self, ops: &mut EventOps) {
         if self.input.read() == Typed::Quit {
             self.ending.set(End::UserQuit);
         }
-        self.input.hand_on(&mut lock(&self.serial));
-        // A descriptor that epoll refuses, such as a file, is always ready: the guest's
-        // emptied FIFO is then the only event it needs.
-        let wanted = self.input.wants_more() && self.input.can_wait();
-        if wanted == self.waits_for_stdin {
+        self.input.hand_on(&*self.guest);
+        let wanted = self.input.wanted();
+        if wanted == self.waits_for {
             return;
         }
-        let stdin = Events::with_data_raw(Input::FD, STDIN, EventSet::IN);
-        let changed = if wanted { ops.add(stdin) } else { ops.remove(stdin) };
+        let events = |fd| Events::with_data_raw(fd, TYPED, EventSet::IN);
+        let changed = match (wanted, self.waits_for) {
+            (Some(fd), _) => ops.add(events(fd)),
+            (None, Some(fd)) => ops.remove(events(fd)),
+            (None, None) => Ok(()),
+        };
         match changed {
-            Ok(()) => self.waits_for_stdin = wanted,
+            Ok(()) => self.waits_for = wanted,
             Err(_) => self.input.cannot_wait(),
         }
     }
 
-    /// Passes on what the guest printed, and waits for stdout exactly while it is full.
+    /// Passes on what the guest printed, and waits for room exactly while there is none.
     fn move_output(&mut self, ops: &mut EventOps) {
         let full = self.output.drain(&self.console);
-        self.report_dropped();
-        if full == self.waits_for_stdout {
+        self.warn_of_loss();
+        if full == self.waits_for_room {
             return;
         }
-        let stdout = Events::with_data_raw(self.output.fd(), STDOUT, EventSet::OUT);
-        let changed = if full { ops.add(stdout) } else { ops.remove(stdout) };
+        let room = Events::with_data_raw(self.output.fd(), ROOM, EventSet::OUT);
+        let changed = if full { ops.add(room) } else { ops.remove(room) };
         match changed {
-            Ok(()) => self.waits_for_stdout = full,
-            Err(e) => error!("cannot wait for standard output: {e}"),
+            Ok(()) => self.waits_for_room = full,
+            Err(e) => error!("cannot wait for the reader of the console: {e}"),
         }
     }
 
-    fn report_dropped(&mut self) {
-        let dropped = self.console.take_dropped();
-        if dropped > 0 && self.dropped == 0 {
+    fn warn_of_loss(&mut self) {
+        if !self.warned && self.console.counters().dropped.get() > 0 {
+            self.warned = true;
             warn!("the reader of the console is slower than the guest: output is being dropped");
         }
-        self.dropped = self.dropped.saturating_add(dropped);
     }
 }
 
@@ -115,7 +135,7 @@ impl MutEventSubscriber for ConsoleEvents {
             [(self.console.wake(), GUEST_PRINTED), (&*self.input_wanted, GUEST_WANTS_INPUT)]
         {
             if let Err(e) = ops.add(Events::with_data(fd, data, EventSet::IN)) {
-                error!("cannot wait for the serial port: {e}");
+                error!("cannot wait for the console: {e}");
             }
         }
         self.move_input(ops);
@@ -127,7 +147,7 @@ impl MutEventSubscriber for ConsoleEvents {
                 let _ = self.console.wake().read();
                 self.move_output(ops);
             }
-            STDOUT => self.move_output(ops),
+            ROOM => self.move_output(ops),
             GUEST_WANTS_INPUT => {
                 let _ = self.input_wanted.read();
                 self.move_input(ops);
@@ -141,9 +161,10 @@ impl Drop for ConsoleEvents {
     /// What the guest printed last is not lost, as far as the reader takes it soon.
     fn drop(&mut self) {
         self.output.finish(&self.console);
-        self.report_dropped();
-        if self.dropped > 0 {
-            warn!("{} bytes of console output were dropped", self.dropped);
+        self.warn_of_loss();
+        let dropped = self.console.counters().dropped.get();
+        if dropped > 0 {
+            warn!("{dropped} bytes of console output were dropped");
         }
         self.terminal.take();
     }

@@ -5,7 +5,7 @@ use std::sync::{Arc, Once};
 use event_manager::{EventManager, EventOps, EventSet, Events, MutEventSubscriber, SubscriberOps};
 use tracing::{error, warn};
 
-use super::console::ConsoleEvents;
+use super::console::{ConsoleEvents, SizeEvents};
 use super::end::{End, Ending};
 use super::metrics::Metrics;
 use super::reload::Reload;
@@ -15,7 +15,7 @@ use super::{ControlError, host};
 use crate::bus::lock;
 use crate::config::{Console, VmConfig};
 use crate::devices::virtio::{DeviceEvents, DeviceThreads};
-use crate::machine::Machine;
+use crate::machine::{ConsoleEnd, Machine};
 
 /// How long nothing happens before the vCPUs are asked whether they sleep for good.
 const IDLE_MS: i32 = 1000;
@@ -36,6 +36,7 @@ impl EventLoop {
     pub(super) fn new(
         config: &VmConfig,
         machine: &Machine,
+        console: ConsoleEnd,
         ending: &Arc<Ending>,
     ) -> Result<Self, ControlError> {
         let mut events: EventManager<Box<dyn MutEventSubscriber>> =
@@ -54,8 +55,13 @@ impl EventLoop {
                 None => Box::new(DeviceEvents::new(transport.clone())),
             });
         }
-        if config.console == Console::Serial {
-            let console = ConsoleEvents::new(machine, ending.clone());
+        if config.console == Console::Virtio
+            && let Some(size) = SizeEvents::new(machine).map_err(host("catch signals"))?
+        {
+            events.add_subscriber(Box::new(size));
+        }
+        let console = ConsoleEvents::new(machine, console, ending.clone());
+        if let Some(console) = console.map_err(host("connect the console"))? {
             events.add_subscriber(Box::new(console));
         }
         let metrics =

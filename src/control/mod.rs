@@ -21,7 +21,7 @@ pub use reload::Reread;
 
 use crate::config::VmConfig;
 use crate::kvm::VcpuError;
-use crate::machine::{Machine, MachineError};
+use crate::machine::{ConsoleEnd, Machine, MachineError};
 use event_loop::EventLoop;
 use reload::Reload;
 
@@ -69,12 +69,22 @@ pub struct Outcome {
 /// Builds the machine that `config` describes, runs it to its end and says how it ended. On SIGUSR2
 /// it asks `reread` for a newer configuration.
 ///
+/// `announce` hears what the user has to know of it before it runs, in one line.
+///
 /// # Errors
 /// The machine could not be built or run; a machine that ran and failed is an [`Outcome`].
-pub fn boot(config: VmConfig, reread: Reread) -> Result<Outcome, ControlError> {
+pub fn boot(
+    config: VmConfig,
+    reread: Reread,
+    announce: impl Fn(&str),
+) -> Result<Outcome, ControlError> {
     let ending = Arc::new(Ending::new().map_err(host("create an eventfd"))?);
     let mut machine = Machine::build(&config, &ending)?;
-    let mut events = EventLoop::new(&config, &machine, &ending)?;
+    let console = machine.take_console_end();
+    if let ConsoleEnd::Pty(pty) = &console {
+        announce(&format!("console is {}", pty.path));
+    }
+    let mut events = EventLoop::new(&config, &machine, console, &ending)?;
     machine.start()?;
     let mut reload = Reload::new(config, reread);
     let end = match events.run(&machine, &mut reload)? {

@@ -1,23 +1,55 @@
 //! What the guest printed: the latest 64 KiB are always kept, and passed on as fast as the
-//! reader takes them.
+//! reader takes them. And what the user types, on its way to the guest.
+
+mod input;
 
 use std::collections::VecDeque;
 use std::io;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
+pub use input::{ConsoleInput, InputSink};
+
 use crate::bus::lock;
+use crate::metrics::counters;
 
 /// Bytes kept for the explanation of a failed boot, and at most waiting for a slow reader.
 pub const KEPT: usize = 64 * 1024;
+
+counters! {
+    /// What became of the guest's console output.
+    pub struct OutputCounters {
+        /// Bytes the guest printed.
+        printed,
+        /// Bytes that were passed on to nobody, because the reader was slower than the guest.
+        dropped,
+    }
+}
 
 #[derive(Default)]
 struct Ring {
     bytes: VecDeque<u8>,
     /// How many of the last bytes of `bytes` were not yet passed on.
     pending: usize,
-    dropped: u64,
+}
+
+impl Ring {
+    /// Appends `bytes`, at most [`KEPT`], and forgets what was before those; tells how many of the
+    /// forgotten ones were waiting to be passed on.
+    fn append(&mut self, bytes: &[u8], waits: bool) -> usize {
+        let forgotten = (self.bytes.len() + bytes.len()).saturating_sub(KEPT);
+        self.bytes.drain(..forgotten);
+        self.bytes.extend(bytes);
+        let pending = if waits { self.pending + bytes.len() } else { 0 };
+        self.pending = pending.min(self.bytes.len());
+        pending - self.pending
+    }
+}
+
+/// A number of bytes as counters take it.
+fn count(bytes: usize) -> u64 {
+    u64::try_from(bytes).unwrap_or(u64::MAX)
 }
 
 /// The guest's console output on its way to the reader.
@@ -26,6 +58,7 @@ struct Ring {
 /// read of the oldest bytes is dropped, and counted.
 pub struct ConsoleOutput {
     ring: Mutex<Ring>,
+    counters: Arc<OutputCounters>,
     wake: EventFd,
     passed_on: bool,
 }
@@ -36,23 +69,19 @@ impl ConsoleOutput {
     /// # Errors
     /// No eventfd could be made.
     pub fn new(passed_on: bool) -> io::Result<Self> {
-        Ok(Self { ring: Mutex::default(), wake: EventFd::new(EFD_NONBLOCK)?, passed_on })
+        let wake = EventFd::new(EFD_NONBLOCK)?;
+        Ok(Self { ring: Mutex::default(), counters: Arc::default(), wake, passed_on })
     }
 
-    /// Takes a byte from the guest.
-    pub fn push(&self, byte: u8) {
+    /// Takes bytes from the guest.
+    pub fn push(&self, bytes: &[u8]) {
+        self.counters.printed.add(count(bytes.len()));
         let mut ring = lock(&self.ring);
-        if ring.bytes.len() == KEPT {
-            ring.bytes.pop_front();
-            if ring.pending == KEPT {
-                ring.pending -= 1;
-                ring.dropped += 1;
-            }
-        }
-        ring.bytes.push_back(byte);
-        if self.passed_on {
-            ring.pending += 1;
-            if ring.pending == 1 {
+        // No more than is kept is ever held, however much comes at once.
+        for part in bytes.chunks(KEPT) {
+            let was_empty = ring.pending == 0;
+            self.counters.dropped.add(count(ring.append(part, self.passed_on)));
+            if was_empty && ring.pending > 0 {
                 // The counter is full only when a wake is pending anyhow.
                 let _ = self.wake.write(1);
             }
@@ -85,13 +114,13 @@ impl ConsoleOutput {
     /// Counts all pending bytes as dropped: nobody will read them.
     pub fn give_up(&self) {
         let mut ring = lock(&self.ring);
-        ring.dropped += u64::try_from(ring.pending).unwrap_or(0);
+        self.counters.dropped.add(count(ring.pending));
         ring.pending = 0;
     }
 
-    /// How many bytes were dropped since the last call.
-    pub fn take_dropped(&self) -> u64 {
-        std::mem::take(&mut lock(&self.ring).dropped)
+    /// What became of the output so far.
+    pub fn counters(&self) -> &Arc<OutputCounters> {
+        &self.counters
     }
 
     /// The last `count` lines, with control characters other than tab made visible or removed:
@@ -108,7 +137,7 @@ impl ConsoleOutput {
 /// `line` without what would move a terminal's cursor, change its state or reorder its text.
 fn printable(line: &str) -> String {
     let harmless = |c: char| {
-        let reorders = matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+        let reorders = matches!(c, '\u{061c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
         match c {
             '\t' => Some(c),
             '\r' => None,
@@ -123,14 +152,10 @@ fn printable(line: &str) -> String {
 mod tests {
     use super::*;
 
-    fn print(console: &ConsoleOutput, text: &[u8]) {
-        text.iter().for_each(|byte| console.push(*byte));
-    }
-
     #[test]
     fn output_is_passed_on_in_order_and_once() {
         let console = ConsoleOutput::new(true).unwrap();
-        print(&console, b"hello");
+        console.push(b"hello");
         assert_eq!(console.wake().read().unwrap(), 1);
         let mut out = [0; 3];
         assert_eq!(console.pending(&mut out), 3);
@@ -147,21 +172,24 @@ mod tests {
     #[test]
     fn unread_output_is_bounded_and_the_loss_counted() {
         let console = ConsoleOutput::new(true).unwrap();
-        let flood = vec![b'x'; KEPT + 1000];
-        print(&console, &flood);
-        assert_eq!(console.take_dropped(), 1000);
-        assert_eq!(console.take_dropped(), 0);
+        (0..KEPT + 1000).for_each(|_| console.push(b"x"));
+        assert_eq!(console.counters().dropped.get(), 1000);
+        console.push(&vec![b'y'; 3 * KEPT + 1]);
+        assert_eq!(console.counters().dropped.get(), count(1000 + 3 * KEPT + 1));
+        assert_eq!(console.counters().printed.get(), count(4 * KEPT + 1001));
         let mut out = vec![0; 2 * KEPT];
         assert_eq!(console.pending(&mut out), KEPT);
+        assert_eq!(console.pending(&mut out), out.iter().filter(|byte| **byte == b'y').count());
+        assert_eq!(lock(&console.ring).bytes.capacity(), KEPT);
     }
 
     #[test]
     fn output_that_is_given_up_counts_as_dropped() {
         let console = ConsoleOutput::new(true).unwrap();
-        print(&console, b"hello");
+        console.push(b"hello");
         console.pass_on(2);
         console.give_up();
-        assert_eq!(console.take_dropped(), 3);
+        assert_eq!(console.counters().dropped.get(), 3);
         assert_eq!(console.pending(&mut [0; 8]), 0);
         assert_eq!(console.last_lines(1), ["hello"]);
     }
@@ -169,9 +197,9 @@ mod tests {
     #[test]
     fn a_silent_console_keeps_its_output_and_waits_for_no_reader() {
         let console = ConsoleOutput::new(false).unwrap();
-        print(&console, &vec![b'\n'; KEPT]);
-        print(&console, b"last");
-        assert_eq!(console.take_dropped(), 0);
+        console.push(&vec![b'\n'; KEPT]);
+        console.push(b"last");
+        assert_eq!(console.counters().dropped.get(), 0);
         assert_eq!(console.pending(&mut [0; 8]), 0);
         assert!(console.wake().read().is_err());
         assert_eq!(console.last_lines(1), ["last"]);
@@ -181,7 +209,7 @@ mod tests {
     #[test]
     fn last_lines_hold_no_control_characters() {
         let console = ConsoleOutput::new(false).unwrap();
-        print(&console, "a\u{1b}[2Jb\tc\r\n\u{9b}31m\u{202e}x".as_bytes());
+        console.push("a\u{1b}[2Jb\tc\r\n\u{9b}31m\u{202e}x".as_bytes());
         assert_eq!(console.last_lines(5), ["a\u{fffd}[2Jb\tc", "\u{fffd}31m\u{fffd}x"]);
         assert!(ConsoleOutput::new(false).unwrap().last_lines(5).is_empty());
     }

@@ -2,21 +2,25 @@
 
 use std::convert::Infallible;
 use std::io::{self, Write};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use vm_superio::serial::SerialEvents;
 use vm_superio::{Serial, Trigger};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-use super::console::ConsoleOutput;
-use crate::bus::BusDevice;
+use super::console::{ConsoleOutput, InputSink};
+use crate::bus::{BusDevice, lock};
+
+/// Modem control register, and its bit that connects the transmitter to the receiver.
+const MODEM_CONTROL: u8 = 4;
+const LOOPBACK: u8 = 1 << 4;
 
 /// What the UART transmits goes to the console, which always takes it.
 struct Transmitter(Arc<ConsoleOutput>);
 
 impl Write for Transmitter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        bytes.iter().for_each(|byte| self.0.push(*byte));
+        self.0.push(bytes);
         Ok(bytes.len())
     }
 
@@ -42,6 +46,7 @@ impl SerialEvents for InputWanted {
 pub struct SerialPort<T: Trigger<E = Infallible>> {
     uart: Serial<T, InputWanted, Transmitter>,
     input_wanted: Arc<EventFd>,
+    loopback: bool,
 }
 
 impl<T: Trigger<E = Infallible>> SerialPort<T> {
@@ -52,23 +57,37 @@ impl<T: Trigger<E = Infallible>> SerialPort<T> {
     pub fn new(line: T, output: Arc<ConsoleOutput>) -> io::Result<Self> {
         let input_wanted = Arc::new(EventFd::new(EFD_NONBLOCK)?);
         let events = InputWanted(input_wanted.clone());
-        Ok(Self { uart: Serial::with_events(line, events, Transmitter(output)), input_wanted })
+        let uart = Serial::with_events(line, events, Transmitter(output));
+        Ok(Self { uart, input_wanted, loopback: false })
     }
 
-    /// Readable when the guest has emptied the receive FIFO.
-    pub fn input_wanted(&self) -> &Arc<EventFd> {
-        &self.input_wanted
+    fn write_register(&mut self, register: u8, value: u8) {
+        // Neither the line nor the console can fail.
+        let _ = self.uart.write(register, value);
+        if register == MODEM_CONTROL {
+            let before = std::mem::replace(&mut self.loopback, value & LOOPBACK != 0);
+            if before && !self.loopback {
+                // Input that came meanwhile was not taken, and nothing else asks for it again.
+                let _ = self.input_wanted.write(1);
+            }
+        }
+    }
+}
+
+/// Input goes to the receive FIFO of 64 bytes; in loopback mode none is taken.
+impl<T: Trigger<E = Infallible> + Send> InputSink for Mutex<SerialPort<T>> {
+    fn room(&self) -> usize {
+        let port = lock(self);
+        if port.loopback { 0 } else { port.uart.fifo_capacity() }
     }
 
-    /// How many bytes of input the receive FIFO takes now: at most 64.
-    pub fn input_room(&self) -> usize {
-        self.uart.fifo_capacity()
-    }
-
-    /// Gives input to the guest; returns how many bytes it took.
-    pub fn input(&mut self, bytes: &[u8]) -> usize {
+    fn give(&self, bytes: &[u8]) -> usize {
         // An error here means a full FIFO: nothing was taken.
-        self.uart.enqueue_raw_bytes(bytes).unwrap_or(0)
+        lock(self).uart.enqueue_raw_bytes(bytes).unwrap_or(0)
+    }
+
+    fn wanted(&self) -> Arc<EventFd> {
+        lock(self).input_wanted.clone()
     }
 }
 
@@ -83,8 +102,7 @@ impl<T: Trigger<E = Infallible> + Send> BusDevice for SerialPort<T> {
     fn write(&mut self, offset: u64, data: &[u8]) {
         for (register, byte) in (offset..).zip(data) {
             if let Ok(register) = u8::try_from(register) {
-                // Neither the line nor the console can fail.
-                let _ = self.uart.write(register, *byte);
+                self.write_register(register, *byte);
             }
         }
     }
@@ -120,21 +138,41 @@ mod tests {
         assert_eq!(output.last_lines(1), ["hi"]);
     }
 
+    fn read_data(port: &Mutex<SerialPort<Line>>) -> u8 {
+        let mut byte = [0];
+        lock(port).read(0, &mut byte);
+        byte[0]
+    }
+
     /// S1: input beyond the FIFO of 64 bytes is not taken, and room is announced.
     #[test]
     fn input_is_bounded_by_the_fifo_and_room_is_announced() {
-        let (mut port, _) = port();
-        assert_eq!(port.input(&[b'a'; 100]), 64);
-        assert_eq!(port.input(b"b"), 0);
-        assert_eq!(port.input_room(), 0);
+        let port = Mutex::new(port().0);
+        assert_eq!(port.give(&[b'a'; 100]), 64);
+        assert_eq!(port.give(b"b"), 0);
+        assert_eq!(port.room(), 0);
         for _ in 0..64 {
-            assert!(port.input_wanted().read().is_err(), "announced before the FIFO is empty");
-            let mut byte = [0];
-            port.read(0, &mut byte);
-            assert_eq!(&byte, b"a");
+            assert!(port.wanted().read().is_err(), "announced before the FIFO is empty");
+            assert_eq!(read_data(&port), b'a');
         }
-        assert_eq!(port.input_wanted().read().unwrap(), 1);
-        assert_eq!(port.input_room(), 64);
+        assert_eq!(port.wanted().read().unwrap(), 1);
+        assert_eq!(port.room(), 64);
+    }
+
+    /// S4: input that came during loopback is asked for when that ends.
+    #[test]
+    fn input_that_waits_for_the_end_of_loopback_is_asked_for_then() {
+        let port = Mutex::new(port().0);
+        lock(&port).write(4, &[LOOPBACK]);
+        assert_eq!((port.room(), port.give(b"a")), (0, 0));
+        lock(&port).write(0, b"l");
+        lock(&port).write(4, &[LOOPBACK | 0x0b]);
+        assert!(port.wanted().read().is_err(), "announced while nothing is taken");
+        lock(&port).write(4, &[0x0b]);
+        assert_eq!(port.wanted().read().unwrap(), 1);
+        assert_eq!(port.give(b"a"), 1);
+        assert_eq!(read_data(&port), b'l');
+        assert_eq!(read_data(&port), b'a');
     }
 
     /// S4: every register with every value and every width; only what is transmitted prints.

@@ -5,11 +5,12 @@ use std::sync::{Arc, Mutex};
 use kvm_ioctls::VcpuFd;
 
 use super::cmdline::kernel_cmdline;
+use super::console::HostConsole;
 use super::host::HostResources;
 use super::{Device, Machine, MachineError, Owner};
 use crate::arch::{self, BootData, Description, Entry, HostCpu, Placement, layout};
-use crate::config::{Console, VmConfig};
-use crate::devices::console::ConsoleOutput;
+use crate::config::VmConfig;
+use crate::devices::console::{ConsoleOutput, InputSink};
 use crate::devices::power::{I8042, PanicPort, PowerEvent, PowerRegister, PowerSink};
 use crate::devices::serial::SerialPort;
 use crate::devices::virtio::mmio::QUEUE_NOTIFY;
@@ -35,10 +36,7 @@ impl Machine {
         let vcpus = arch::create_vcpus(vm.fd(), config.cpus)?;
 
         let mut buses = Buses::default();
-        let console = ConsoleOutput::new(config.console == Console::Serial)
-            .map(Arc::new)
-            .map_err(MachineError::EventFd)?;
-        let serial = attach_serial(&vm, &mut buses, &console)?;
+        let serial = attach_serial(&vm, &mut buses, &host.console.output)?;
         attach_power(&mut buses, owner)?;
         let (devices, placements) =
             attach_virtio(&vm, &mut buses, config, std::mem::take(&mut host.devices))?;
@@ -48,13 +46,16 @@ impl Machine {
         let entry = load(config, &mut host, vm.memory(), &placements)?;
         configure_vcpus(&vcpus, &host_cpu, &entry)?;
 
+        let HostConsole { output, input, end } = host.console;
+        let console_input = input.map_or(serial as Arc<dyn InputSink>, |input| input);
         Ok(Self {
             running: Vec::with_capacity(vcpus.len()),
             waiting: vcpus,
             buses: Arc::new(buses),
             devices,
-            serial,
-            console,
+            console: output,
+            console_input,
+            console_end: end,
             power_button,
             owner: owner.clone(),
             vm,

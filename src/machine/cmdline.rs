@@ -4,10 +4,12 @@ use crate::config::{Console, VmConfig};
 
 /// The command line: the user's own or the default, then what the user adds.
 ///
-/// The default prints to the serial port, restarts at once after a panic (which ends the
-/// machine), mounts the first disk as the root filesystem when the user named one, and has a guest
-/// with a balloon report free memory in blocks that are worth it. Before it comes the address that the
-/// user gave a network interface, unless there is one in the line.
+/// The default prints to the console (to the serial port until the virtio console is there, which
+/// the kernel finds late: one that fails before can be explained all the same), restarts at once
+/// after a panic (which ends the machine), mounts the first disk as the root filesystem when
+/// the user named one, and has a guest with a balloon report free memory in blocks that are worth it.
+/// Before it comes the address that the user gave a network interface, unless there is one in the
+/// line.
 pub(super) fn kernel_cmdline(config: &VmConfig) -> String {
     let mut line = config.cmdline.clone().unwrap_or_else(|| default_cmdline(config));
     if let Some(address) = address_parameter(config) {
@@ -23,7 +25,10 @@ pub(super) fn kernel_cmdline(config: &VmConfig) -> String {
 }
 
 fn default_cmdline(config: &VmConfig) -> String {
-    let mut words = vec!["console=ttyS0"];
+    let mut words = match config.console {
+        Console::Virtio => vec!["earlycon=uart8250,io,0x3f8", "console=hvc0"],
+        _ => vec!["console=ttyS0"],
+    };
     if config.console == Console::Off {
         // Nobody reads along: print what explains a crash, and spare the exits of the rest.
         words.push("loglevel=1");
@@ -82,6 +87,8 @@ mod tests {
             c.console = Console::Off;
         }));
         assert_eq!(line, "console=ttyS0 loglevel=1 panic=-1 acpi=off root=/dev/vda ro");
+        let line = kernel_cmdline(&config(|c| c.console = Console::Virtio));
+        assert_eq!(line, "earlycon=uart8250,io,0x3f8 console=hvc0 panic=-1");
     }
 
     #[test]

@@ -9,6 +9,7 @@ use crate::bus::BusError;
 use crate::config::FileError;
 use crate::devices::virtio::UpdateError;
 use crate::devices::virtio::block::DiskError;
+use crate::devices::virtio::console::SocketError;
 use crate::devices::virtio::net::{PasstError, TapError};
 use crate::kvm::VmError;
 
@@ -48,6 +49,18 @@ pub enum MachineError {
     /// A user network cannot be had.
     #[error("user network")]
     UserNet(#[from] PasstError),
+    /// A named port cannot be had.
+    #[error("port {name}")]
+    Port {
+        /// Name of the port.
+        name: String,
+        /// What is wrong with its socket.
+        #[source]
+        source: SocketError,
+    },
+    /// The host gave no pseudo-terminal.
+    #[error("make a pseudo-terminal for the console")]
+    Pty(#[source] io::Error),
     /// Guest memory cannot be had.
     #[error("allocate {mib} MiB of guest memory")]
     Memory {

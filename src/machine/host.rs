@@ -4,6 +4,7 @@ use std::fs::File;
 use std::path::Path;
 
 use super::MachineError;
+use super::console::HostConsole;
 use crate::config::{self, VmConfig, open_regular};
 use crate::devices::virtio::VirtioDevice;
 use crate::devices::virtio::balloon::Balloon;
@@ -11,11 +12,12 @@ use crate::devices::virtio::block::{Block, Disk};
 use crate::devices::virtio::net::{Backend, Filter, Net, Passt, Tap};
 use crate::devices::virtio::rng::Rng;
 
-/// The files and devices of a machine. Everything is released when it is dropped: locks, programs,
+/// The files and devices of a machine. Everything is released when it is dropped: locks, sockets, programs,
 /// and TAP interfaces that did not exist before.
 pub(super) struct HostResources {
     pub(super) kernel: File,
     pub(super) initrd: Option<File>,
+    pub(super) console: HostConsole,
     /// In the order the guest finds them: disks, then network interfaces, then the rest.
     pub(super) devices: Vec<Box<dyn VirtioDevice>>,
 }
@@ -30,7 +32,11 @@ impl HostResources {
         if let Some(balloon) = &config.balloon {
             devices.push(Box::new(Balloon::open(balloon).map_err(MachineError::Balloon)?));
         }
-        Ok(Self { kernel, initrd, devices })
+        let console = HostConsole::open(config)?;
+        if let Some(device) = console.device(config)? {
+            devices.push(Box::new(device));
+        }
+        Ok(Self { kernel, initrd, console, devices })
     }
 }
 

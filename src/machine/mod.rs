@@ -2,21 +2,22 @@
 
 mod build;
 mod cmdline;
+mod console;
 mod device;
 mod error;
 mod host;
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use kvm_ioctls::VcpuFd;
 
+pub use console::{ConsoleEnd, Pty};
 pub use device::{Device, limits, no_limit};
 pub use error::MachineError;
 
-use crate::devices::console::ConsoleOutput;
+use crate::devices::console::{ConsoleOutput, InputSink};
 use crate::devices::power::PowerSink;
-use crate::devices::serial::SerialPort;
 use crate::kvm::{
     Buses, IrqLine, RunningVcpu, VcpuError, VcpuEvents, VcpuStats, Vm, close_after_exit, start_vcpu,
 };
@@ -37,8 +38,9 @@ pub struct Machine {
     waiting: Vec<VcpuFd>,
     buses: Arc<Buses>,
     devices: Vec<Device>,
-    serial: Arc<Mutex<SerialPort<IrqLine>>>,
     console: Arc<ConsoleOutput>,
+    console_input: Arc<dyn InputSink>,
+    console_end: ConsoleEnd,
     power_button: Option<Arc<IrqLine>>,
     owner: Arc<dyn VcpuEvents>,
     vm: Vm,
@@ -50,14 +52,20 @@ impl Machine {
         &self.devices
     }
 
-    /// The serial port.
-    pub fn serial(&self) -> &Arc<Mutex<SerialPort<IrqLine>>> {
-        &self.serial
-    }
-
-    /// What the guest prints on the serial port.
+    /// What the guest prints on its console: the serial port, and the virtio console where that
+    /// is chosen.
     pub fn console(&self) -> &Arc<ConsoleOutput> {
         &self.console
+    }
+
+    /// The device that takes what the user types.
+    pub fn console_input(&self) -> &Arc<dyn InputSink> {
+        &self.console_input
+    }
+
+    /// Hands out what the console is connected to.
+    pub fn take_console_end(&mut self) -> ConsoleEnd {
+        std::mem::replace(&mut self.console_end, ConsoleEnd::Nothing)
     }
 
     /// The vCPUs that were started.

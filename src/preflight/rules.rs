@@ -173,8 +173,11 @@ impl Rules<'_> {
         let config = self.config;
         let disks = config.rootfs.is_none() && !config.disks.is_empty();
         let address = config.nets.iter().any(|net| net.ip.is_some());
+        let serial = !matches!(config.console, Console::Virtio | Console::Off);
         let wanted = [
-            (config.console == Console::Serial, "SERIAL_8250_CONSOLE", "the console stays empty"),
+            (serial, "SERIAL_8250_CONSOLE", "the console stays empty"),
+            (config.console == Console::Virtio, "VIRTIO_CONSOLE", "the console stays empty"),
+            (!config.ports.is_empty(), "VIRTIO_CONSOLE", "it sees no --port"),
             (disks, "VIRTIO_BLK", "it sees no --disk"),
             (!config.nets.is_empty(), "VIRTIO_NET", "it sees no --net"),
             (config.balloon.is_some(), "VIRTIO_BALLOON", "it gives no memory back"),

@@ -120,13 +120,20 @@ impl Guest {
     }
 
     fn spawn(&self, input: Stdio) -> Child {
-        let mut command = Command::new("vmm");
-        command.args(&self.args);
+        let mut command = self.command(&[]);
+        command.stdin(input).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.spawn().expect("vmm is on the PATH")
+    }
+
+    /// The command line, run by `wrapper`: a program and its arguments.
+    pub fn command(&self, wrapper: &[&str]) -> Command {
+        let mut line = wrapper.iter().copied().chain(["vmm"]);
+        let mut command = Command::new(line.next().expect("a program"));
+        command.args(line).args(&self.args);
         if !self.append.is_empty() {
             command.arg("--append").arg(self.append.join(" "));
         }
-        command.stdin(input).stdout(Stdio::piped()).stderr(Stdio::piped());
-        command.spawn().expect("vmm is on the PATH")
+        command
     }
 }
 
@@ -153,14 +160,19 @@ pub fn wait(child: Child) -> Ended {
 
 /// Reads what the guest prints until `text` came.
 pub fn wait_for(child: &mut Child, text: &str) {
-    let output = child.stdout.as_mut().expect("piped");
+    read_until(child.stdout.as_mut().expect("piped"), text);
+}
+
+/// Reads until `text` came; returns everything up to there.
+pub fn read_until(output: &mut impl Read, text: &str) -> String {
     let mut seen = Vec::new();
     let mut chunk = [0; 512];
     while !String::from_utf8_lossy(&seen).contains(text) {
-        let count = output.read(&mut chunk).expect("read");
+        let count = output.read(&mut chunk).unwrap_or(0);
         assert!(count > 0, "ended before {text}: {}", String::from_utf8_lossy(&seen));
         seen.extend_from_slice(&chunk[..count]);
     }
+    String::from_utf8_lossy(&seen).replace('\r', "")
 }
 
 /// Sends a signal to a process.

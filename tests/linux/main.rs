@@ -9,6 +9,7 @@
 mod balloon;
 mod block;
 mod boot;
+mod console;
 mod ends;
 mod guest;
 mod net;

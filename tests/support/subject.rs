@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use tempfile::NamedTempFile;
+use tempfile::{NamedTempFile, TempDir};
 
 use super::driver::{Device, Outcome, State, place};
 use super::ring::{Desc, Ring, chained};
@@ -88,8 +88,20 @@ pub const BALLOON: Subject = Subject {
     request: || vec![Desc::readable(BUFFER, 64)],
 };
 
+/// The first port of a console device, which is unused where the serial port is the console.
+pub const CONSOLE: Subject = Subject {
+    name: "console",
+    device: Device::nth(4),
+    queue: 1,
+    queues: 6,
+    device_type: 3,
+    queue_size: 64,
+    writes: 0,
+    request: || vec![Desc::readable(BUFFER, 60)],
+};
+
 /// Every device, in the order of the machine of [`Everything`].
-pub const SUBJECTS: [Subject; 4] = [BLOCK, NET, RNG, BALLOON];
+pub const SUBJECTS: [Subject; 5] = [BLOCK, NET, RNG, BALLOON, CONSOLE];
 
 impl Subject {
     /// The request that works, as a chain from descriptor 0 on. Its buffers want zeros.
@@ -149,20 +161,22 @@ impl Works {
 /// A machine with every device, and what it needs of the host.
 pub struct Everything {
     pub disk: NamedTempFile,
+    sockets: TempDir,
 }
 
 impl Everything {
     pub fn new() -> Self {
         let mut disk = NamedTempFile::new().unwrap();
         disk.write_all(&vec![FILLING; DISK as usize]).unwrap();
-        Self { disk }
+        Self { disk, sockets: tempfile::tempdir().unwrap() }
     }
 
     /// The machine, which performs `script`, in a network namespace of its own.
     pub fn vmm(&self, script: &[u8]) -> Vmm {
         let vmm = Vmm::evil(script).disk(self.disk.path(), "").in_own_network();
         let vmm = vmm.args(["--net", "tap=vmm0,mac=02:00:00:00:00:02"]);
-        vmm.args(["--balloon", "statistics=1s"])
+        let port = format!("name=port,socket={}", self.sockets.path().join("port").display());
+        vmm.args(["--balloon", "statistics=1s", "--port", &port])
     }
 }
 

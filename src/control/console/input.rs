@@ -1,14 +1,17 @@
-//! From standard input to the guest's serial port.
+//! From the user to the guest's console.
 
 use std::collections::VecDeque;
-use std::os::fd::RawFd;
+use std::fs::{File, OpenOptions};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::fs::OpenOptionsExt;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{FileType, OFlags};
 use rustix::io::Errno;
+use rustix::net::{RecvFlags, recv};
 
 use super::escape::{Escape, Key};
-use crate::devices::serial::SerialPort;
-use crate::kvm::IrqLine;
+use crate::devices::console::InputSink;
 
 /// Bytes held for a guest that does not read.
 const HELD: usize = 4096;
@@ -24,39 +27,102 @@ pub(super) enum Typed {
     Quit,
 }
 
-/// Standard input: a terminal with an escape key, or a stream of bytes.
+/// A descriptor that is read without ever waiting. Others may read the same pipe or terminal: what
+/// was there when it was announced may be gone by then. To set O_NONBLOCK on a descriptor that is
+/// shared would change it for all who share it.
+#[derive(Debug)]
+enum Source {
+    /// An opening of our own, non-blocking.
+    Own(File),
+    /// A socket, where each read says that it does not wait.
+    Socket(OwnedFd),
+    /// A file, which never waits; or what cannot be opened again, such as a terminal of another
+    /// user, which is asked first.
+    Shared(OwnedFd),
+}
+
+impl Source {
+    /// What `fd` is, to be read from here. `None` when descriptors have run out.
+    fn of(fd: BorrowedFd<'_>) -> Option<Self> {
+        let kind = rustix::fs::fstat(fd).map(|stat| FileType::from_raw_mode(stat.st_mode));
+        let own = || fd.try_clone_to_owned().ok();
+        match kind.ok()? {
+            FileType::Socket => own().map(Self::Socket),
+            FileType::Fifo | FileType::CharacterDevice => {
+                reopen(fd).map(Self::Own).or_else(|| own().map(Self::Shared))
+            }
+            _ => own().map(Self::Shared),
+        }
+    }
+
+    fn read(&self, bytes: &mut [u8]) -> Result<usize, Errno> {
+        match self {
+            Self::Own(file) => rustix::io::read(file, bytes),
+            Self::Socket(fd) => recv(fd, bytes, RecvFlags::DONTWAIT).map(|(_, count)| count),
+            Self::Shared(fd) if is_readable(fd.as_fd()) => rustix::io::read(fd, bytes),
+            Self::Shared(_) => Err(Errno::AGAIN),
+        }
+    }
+
+    fn fd(&self) -> RawFd {
+        match self {
+            Self::Own(file) => file.as_raw_fd(),
+            Self::Socket(fd) | Self::Shared(fd) => fd.as_raw_fd(),
+        }
+    }
+}
+
+/// A second, non-blocking opening of the pipe or character device `fd`.
+fn reopen(fd: BorrowedFd<'_>) -> Option<File> {
+    let flags = OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let flags = i32::try_from(flags.bits()).ok()?;
+    let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
+    OpenOptions::new().read(true).custom_flags(flags).open(path).ok()
+}
+
+fn is_readable(fd: BorrowedFd<'_>) -> bool {
+    let mut fds = [PollFd::from_borrowed_fd(fd, PollFlags::IN)];
+    poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok_and(|ready| ready > 0)
+}
+
+/// What the user types: on a terminal with an escape key, or as a stream of bytes.
 ///
 /// From a terminal everything is read at once, so that the escape always works, and what a
 /// guest does not take is lost beyond 4 KiB. A stream is left unread while the guest is slow.
 pub(super) struct Input {
+    /// `None` once it has ended.
+    source: Option<Source>,
     escape: Option<Escape>,
     held: VecDeque<u8>,
-    ended: bool,
     can_wait: bool,
 }
 
 impl Input {
-    /// No input at all: standard input must not be touched.
+    /// No input at all: nothing is touched.
     pub(super) fn none() -> Self {
-        Self { ended: true, ..Self::new(false) }
+        Self { source: None, escape: None, held: VecDeque::new(), can_wait: true }
     }
 
-    /// The descriptor of standard input.
-    pub(super) const FD: RawFd = 0;
-
-    pub(super) fn new(terminal: bool) -> Self {
+    /// Standard input, which is a `terminal` in raw mode or a stream.
+    pub(super) fn stdin(terminal: bool) -> Self {
         let escape = terminal.then(Escape::default);
-        Self { escape, held: VecDeque::new(), ended: false, can_wait: true }
+        Self { source: Source::of(rustix::stdio::stdin()), escape, ..Self::none() }
     }
 
-    /// Whether more input could be used now.
-    pub(super) fn wants_more(&self) -> bool {
-        !self.ended && (self.escape.is_some() || self.held.is_empty())
+    /// A stream that is non-blocking already and not shared.
+    pub(super) fn own(file: File) -> Self {
+        Self { source: Some(Source::Own(file)), ..Self::none() }
     }
 
-    /// Whether the event loop can wait for the descriptor.
-    pub(super) fn can_wait(&self) -> bool {
-        self.can_wait
+    /// The descriptor to wait for, while more input could be used.
+    pub(super) fn wanted(&self) -> Option<RawFd> {
+        // A descriptor that epoll refuses, such as a file, is always ready: a guest that has room
+        // again is then the only event it needs.
+        if self.wants_more() && self.can_wait { self.source.as_ref().map(Source::fd) } else { None }
+    }
+
+    fn wants_more(&self) -> bool {
+        self.source.is_some() && (self.escape.is_some() || self.held.is_empty())
     }
 
     /// The event loop cannot wait for the descriptor: it is always ready.
@@ -66,23 +132,18 @@ impl Input {
 
     /// Reads what is there without waiting.
     pub(super) fn read(&mut self) -> Typed {
-        if !self.wants_more() || !readable() {
+        let Some(source) = self.source.as_ref().filter(|_| self.wants_more()) else {
             return Typed::Input;
-        }
-        let mut chunk = [0; CHUNK];
-        let count = match rustix::io::read(rustix::stdio::stdin(), &mut chunk) {
-            Ok(0) => {
-                self.ended = true;
-                0
-            }
-            Ok(count) => count,
-            Err(Errno::AGAIN | Errno::INTR) => 0,
-            Err(_) => {
-                self.ended = true;
-                0
-            }
         };
-        self.take(chunk.get(..count).unwrap_or_default())
+        let mut chunk = [0; CHUNK];
+        match source.read(&mut chunk) {
+            Ok(count @ 1..) => self.take(chunk.get(..count).unwrap_or_default()),
+            Err(Errno::AGAIN | Errno::INTR) => Typed::Input,
+            Ok(_) | Err(_) => {
+                self.source = None;
+                Typed::Input
+            }
+        }
     }
 
     fn take(&mut self, bytes: &[u8]) -> Typed {
@@ -97,48 +158,108 @@ impl Input {
         Typed::Input
     }
 
-    /// Gives the guest what its FIFO takes.
-    pub(super) fn hand_on(&mut self, serial: &mut SerialPort<IrqLine>) {
-        let room = serial.input_room().min(self.held.len());
+    /// Gives the guest what its device takes.
+    pub(super) fn hand_on(&mut self, guest: &dyn InputSink) {
+        let room = guest.room().min(self.held.len());
         let bytes: Vec<u8> = self.held.iter().take(room).copied().collect();
-        let taken = serial.input(&bytes);
+        let taken = guest.give(&bytes);
         self.held.drain(..taken);
     }
 }
 
-fn readable() -> bool {
-    let mut fds = [PollFd::from_borrowed_fd(rustix::stdio::stdin(), PollFlags::IN)];
-    poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok_and(|ready| ready > 0)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::io::{Read, Seek, Write, pipe};
+    use std::os::unix::net::UnixStream;
+
+    use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, openpt, unlockpt};
+
     use super::*;
+    use crate::devices::console::ConsoleInput;
+
+    fn input(escape: Option<Escape>) -> Input {
+        let file = File::open("/dev/null").unwrap();
+        Input { source: Some(Source::Own(file)), escape, ..Input::none() }
+    }
 
     /// S1: a flood of typed bytes is bounded, and the escape still works.
     #[test]
     fn typed_flood_is_bounded_and_the_escape_still_quits() {
-        let mut input = Input::new(true);
+        let mut input = input(Some(Escape::default()));
         for _ in 0..100 {
             assert_eq!(input.take(&[b'a'; 1000]), Typed::Input);
         }
         assert_eq!(input.held.len(), HELD);
-        assert!(input.wants_more());
+        assert!(input.wanted().is_some());
         assert_eq!(input.take(b"\x01x"), Typed::Quit);
     }
 
     #[test]
     fn no_input_wants_nothing() {
-        assert!(!Input::none().wants_more());
+        assert!(Input::none().wanted().is_none());
     }
 
     /// S1: a stream is not read while the guest has not taken what was read before.
     #[test]
     fn stream_waits_for_the_guest_and_knows_no_escape() {
-        let mut input = Input::new(false);
-        assert!(input.wants_more());
+        let mut input = input(None);
+        assert!(input.wanted().is_some());
         assert_eq!(input.take(b"\x01x"), Typed::Input);
         assert_eq!(input.held, [1, b'x']);
-        assert!(!input.wants_more());
+        assert!(input.wanted().is_none());
+        input.hand_on(&ConsoleInput::new().unwrap());
+        assert!(input.wanted().is_some());
+    }
+
+    /// What can be standard input, with a function that types into it.
+    fn sources() -> Vec<(&'static str, OwnedFd, Box<dyn Write>)> {
+        let (reader, writer) = pipe().unwrap();
+        let (near, far) = UnixStream::pair().unwrap();
+        let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY;
+        let master = openpt(flags).unwrap();
+        unlockpt(&master).unwrap();
+        let terminal = ioctl_tiocgptpeer(&master, flags).unwrap();
+        let mut modes = rustix::termios::tcgetattr(&terminal).unwrap();
+        modes.make_raw();
+        rustix::termios::tcsetattr(&terminal, rustix::termios::OptionalActions::Now, &modes)
+            .unwrap();
+        vec![
+            ("pipe", reader.into(), Box::new(writer)),
+            ("socket", near.into(), Box::new(far)),
+            ("terminal", terminal, Box::new(File::from(master))),
+        ]
+    }
+
+    /// A second reader takes what was announced: nobody waits, and the descriptor that others
+    /// share stays as it was.
+    #[test]
+    fn input_that_somebody_else_has_read_is_not_waited_for() {
+        for (name, fd, mut user) in sources() {
+            let flags = rustix::fs::fcntl_getfl(&fd).unwrap();
+            let source = Source::of(fd.as_fd()).unwrap();
+            assert!(!matches!(source, Source::Shared(_)), "{name}");
+            user.write_all(b"stolen").unwrap();
+            user.flush().unwrap();
+            assert!(is_readable(fd.as_fd()), "{name}");
+            let mut bytes = [0; 16];
+            assert_eq!(File::from(fd.try_clone().unwrap()).read(&mut bytes).unwrap(), 6, "{name}");
+            assert_eq!(source.read(&mut bytes), Err(Errno::AGAIN), "{name}");
+            user.write_all(b"mine").unwrap();
+            assert_eq!(source.read(&mut bytes), Ok(4), "{name}");
+            assert_eq!(&bytes[..4], b"mine", "{name}");
+            assert_eq!(rustix::fs::fcntl_getfl(&fd).unwrap(), flags, "{name}");
+        }
+    }
+
+    #[test]
+    fn file_is_read_from_where_its_descriptor_stands() {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(b"headrest").unwrap();
+        file.seek(std::io::SeekFrom::Start(4)).unwrap();
+        let source = Source::of(file.as_fd()).unwrap();
+        let mut bytes = [0; 16];
+        assert_eq!(source.read(&mut bytes), Ok(4));
+        assert_eq!(&bytes[..4], b"rest");
+        assert_eq!(source.read(&mut bytes), Ok(0));
     }
 }

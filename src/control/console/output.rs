@@ -1,4 +1,4 @@
-//! From the guest's serial port to standard output.
+//! From the guest's console to its reader.
 
 use std::fs::{File, OpenOptions};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
@@ -10,6 +10,7 @@ use rustix::fs::{FileType, OFlags};
 use rustix::io::Errno;
 
 use crate::devices::console::ConsoleOutput;
+use crate::machine::Pty;
 
 /// Bytes written at a time: what a pipe that is ready takes without waiting (PIPE_BUF).
 const CHUNK: usize = 4096;
@@ -19,17 +20,26 @@ const CHUNKS_PER_TURN: usize = 32;
 /// How long the end of a machine waits for the reader of what the guest printed last.
 const PATIENCE: Duration = Duration::from_millis(500);
 
-/// Standard output, written without ever waiting for its reader.
+/// Where the console's output goes, written without ever waiting for its reader.
 pub(super) struct Output {
-    /// A second opening of the same pipe or terminal, non-blocking: setting the mode on
-    /// descriptor 1 itself would change it for every process that shares it.
-    reopened: Option<File>,
+    /// A file or a pseudo-terminal of our own; or a second opening of the pipe or terminal on
+    /// standard output, non-blocking: setting the mode on descriptor 1 itself would change it for
+    /// every process that shares it.
+    own: Option<File>,
+    /// Kept as long as there is something to write to.
+    _pty: Option<Pty>,
     gone: bool,
 }
 
 impl Output {
+    /// Standard output.
     pub(super) fn stdout() -> Self {
-        Self { reopened: reopen(), gone: false }
+        Self { own: reopen(), _pty: None, gone: false }
+    }
+
+    /// A file, or the monitor's side of `pty`.
+    pub(super) fn to(file: File, pty: Option<Pty>) -> Self {
+        Self { own: Some(file), _pty: pty, gone: false }
     }
 
     /// The descriptor to wait for when it is full.
@@ -80,14 +90,14 @@ impl Output {
         if self.gone {
             return Ok(bytes.len());
         }
-        if self.reopened.is_none() && !wait_writable(self.as_fd(), Duration::ZERO) {
+        if self.own.is_none() && !wait_writable(self.as_fd(), Duration::ZERO) {
             return Err(Errno::AGAIN);
         }
         rustix::io::write(self.as_fd(), bytes)
     }
 
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.reopened.as_ref().map_or(rustix::stdio::stdout(), File::as_fd)
+        self.own.as_ref().map_or(rustix::stdio::stdout(), File::as_fd)
     }
 }
 
@@ -124,12 +134,12 @@ mod tests {
         let file = File::from(OwnedFd::from(writer));
         rustix::fs::fcntl_setfl(&file, OFlags::NONBLOCK).unwrap();
         while rustix::io::write(&file, &[b'.'; CHUNK]).is_ok() {}
-        (Output { reopened: Some(file), gone: false }, reader)
+        (Output::to(file, None), reader)
     }
 
     fn printed(text: &[u8]) -> ConsoleOutput {
         let console = ConsoleOutput::new(true).unwrap();
-        text.iter().for_each(|byte| console.push(*byte));
+        console.push(text);
         console
     }
 
@@ -146,7 +156,7 @@ mod tests {
         output.finish(&console);
         drop(output);
         assert!(slow.join().unwrap().ends_with(b"last words"));
-        assert_eq!(console.take_dropped(), 0);
+        assert_eq!(console.counters().dropped.get(), 0);
     }
 
     #[test]
@@ -156,6 +166,6 @@ mod tests {
         let start = Instant::now();
         output.finish(&console);
         assert!(start.elapsed() < 10 * PATIENCE);
-        assert_eq!(console.take_dropped(), 10);
+        assert_eq!(console.counters().dropped.get(), 10);
     }
 }

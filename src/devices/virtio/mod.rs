@@ -4,6 +4,7 @@ pub mod balloon;
 pub mod batch;
 pub mod block;
 pub mod chain;
+pub mod console;
 pub mod device;
 pub mod events;
 pub mod iovec;

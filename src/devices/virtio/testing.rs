@@ -355,6 +355,19 @@ impl Driver {
         panic!("a backend descriptor stays ready");
     }
 
+    /// As [`Driver::run_backend`], where a device may write to what it waits for as often as it is
+    /// asked to.
+    pub(crate) fn writable_backend(&mut self) {
+        self.transport.process_backend(0);
+        self.run();
+    }
+
+    /// How many chains of `queue` the device holds.
+    pub(crate) fn outstanding(&self, queue: usize) -> u16 {
+        let ring = &self.queues[queue];
+        ring.avail_idx.wrapping_sub(ring.used_seen)
+    }
+
     /// The used elements (head, length) that came since the last call.
     pub(crate) fn used(&mut self, queue: usize) -> Vec<(u16, u32)> {
         let ring = &mut self.queues[queue];
