@@ -92,6 +92,44 @@ fn flood_to_a_full_disk_blocks_nobody() {
     watch_flood(Vmm::evil(&printing()).stdout(Stdio::from(full)).spawn(), SHORT_FLOOD);
 }
 
+/// S3: what a guest printed reaches the user's terminal raw as long as that is the console, and
+/// harmless when the monitor repeats it.
+#[test]
+fn escape_sequences_are_not_repeated_when_a_guest_has_failed() {
+    const PRINTED: &[u8] = b"\x1b]0;owned\x07\x1b[2J\xc2\x9b31m\xe2\x80\xaethe end\r\n";
+    let mut script = Script::new();
+    for byte in PRINTED {
+        script.port_out(Width::B1, COM1 as u16, (*byte).into());
+    }
+    // The port of panics.
+    script.port_out(Width::B1, 0x505, 1);
+    let end = Vmm::evil(&script.then_idle()).run().expect(4);
+    assert_eq!(end.stdout, PRINTED);
+    assert!(end.stderr.contains("the end"), "{}", end.stderr);
+    let harmless = |c: char| c == '\n' || !(c.is_control() || c == '\u{202e}');
+    assert!(end.stderr.chars().all(harmless), "{:?}", end.stderr);
+}
+
+/// S4: what is typed while the serial port is in loopback mode arrives when that ends.
+#[test]
+fn input_typed_during_loopback_arrives_afterwards() {
+    const MODEM_CONTROL: u16 = COM1 as u16 + 4;
+    let mut script = Script::new();
+    script.value(Width::B1, 0x11);
+    script.flush();
+    script.port_out(Width::B1, MODEM_CONTROL, 0x10);
+    // Long enough for the answer to come.
+    script.sweep_out(Width::B1, Span { start: 0x80, count: 20_000, step: 0 }, 0);
+    script.port_out(Width::B1, MODEM_CONTROL, 0);
+    let typed = script.input();
+    let mut machine = Vmm::evil(&script.then_idle_after_flush()).spawn();
+    machine.wait_for_output(1);
+    machine.type_in(b"x");
+    machine.wait_for_output(2);
+    let end = machine.terminate();
+    assert_eq!(typed.number(&end.stdout), b'x'.into());
+}
+
 /// S1: a guest that never reads is not typed at: the sender waits, the monitor sleeps.
 #[test]
 fn flood_of_input_waits_outside_until_the_guest_reads() {

@@ -41,8 +41,8 @@ fn control_hint(error: &ControlError) -> Option<String> {
         MachineError::Disk { source: DiskError::Overlay { .. }, .. } => {
             "give an overlay of this base, or a new name in a directory that exists"
         }
-        MachineError::Port { source: SocketError::InUse(_), .. } => {
-            "give another socket=PATH, or remove what is there"
+        MachineError::Port { source: SocketError::Taken(_), .. } => {
+            "another machine listens there, or it is no socket: give another socket=PATH"
         }
         MachineError::Port { .. } => "check that the directory exists, and its owner and mode",
         _ => return None,

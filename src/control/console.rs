@@ -60,7 +60,7 @@ impl ConsoleEvents {
                 terminal = RawTerminal::enter();
                 let background = terminal.is_none() && in_background();
                 let stdin = || Input::stdin(terminal.is_some());
-                (if background { Input::none() } else { stdin() }, Output::stdout())
+                (if background { Input::none() } else { stdin()? }, Output::stdout())
             }
             ConsoleEnd::File(file) => (Input::none(), Output::to(file, None)),
             ConsoleEnd::Pty(pty) => (

@@ -137,8 +137,8 @@ fn cause(end: &End, phase: Phase, console: &[String]) -> Option<String> {
                 .to_owned()
         }
         (End::Signal(_), Phase::KernelEntry) => {
-            "the kernel printed nothing: without console=ttyS0 on its command line, or a driver \
-             for the 8250 serial port, it cannot"
+            "the kernel printed nothing: without console=ttyS0 on its command line (or hvc0, \
+             with --console virtio) and the driver for that, it cannot"
                 .to_owned()
         }
         _ => return None,

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
 
@@ -42,17 +43,18 @@ enum Source {
 }
 
 impl Source {
-    /// What `fd` is, to be read from here. `None` when descriptors have run out.
-    fn of(fd: BorrowedFd<'_>) -> Option<Self> {
-        let kind = rustix::fs::fstat(fd).map(|stat| FileType::from_raw_mode(stat.st_mode));
-        let own = || fd.try_clone_to_owned().ok();
-        match kind.ok()? {
-            FileType::Socket => own().map(Self::Socket),
-            FileType::Fifo | FileType::CharacterDevice => {
-                reopen(fd).map(Self::Own).or_else(|| own().map(Self::Shared))
-            }
-            _ => own().map(Self::Shared),
-        }
+    /// What `fd` is, to be read from here.
+    fn of(fd: BorrowedFd<'_>) -> io::Result<Self> {
+        let kind = FileType::from_raw_mode(rustix::fs::fstat(fd)?.st_mode);
+        let reopened = match kind {
+            FileType::Fifo | FileType::CharacterDevice => reopen(fd),
+            _ => None,
+        };
+        Ok(match reopened {
+            Some(file) => Self::Own(file),
+            None if kind == FileType::Socket => Self::Socket(fd.try_clone_to_owned()?),
+            None => Self::Shared(fd.try_clone_to_owned()?),
+        })
     }
 
     fn read(&self, bytes: &mut [u8]) -> Result<usize, Errno> {
@@ -90,8 +92,9 @@ fn is_readable(fd: BorrowedFd<'_>) -> bool {
 /// From a terminal everything is read at once, so that the escape always works, and what a
 /// guest does not take is lost beyond 4 KiB. A stream is left unread while the guest is slow.
 pub(super) struct Input {
-    /// `None` once it has ended.
+    /// Kept open at its end, because the event loop knows it by its descriptor.
     source: Option<Source>,
+    ended: bool,
     escape: Option<Escape>,
     held: VecDeque<u8>,
     can_wait: bool,
@@ -100,13 +103,16 @@ pub(super) struct Input {
 impl Input {
     /// No input at all: nothing is touched.
     pub(super) fn none() -> Self {
-        Self { source: None, escape: None, held: VecDeque::new(), can_wait: true }
+        Self { source: None, ended: false, escape: None, held: VecDeque::new(), can_wait: true }
     }
 
     /// Standard input, which is a `terminal` in raw mode or a stream.
-    pub(super) fn stdin(terminal: bool) -> Self {
-        let escape = terminal.then(Escape::default);
-        Self { source: Source::of(rustix::stdio::stdin()), escape, ..Self::none() }
+    ///
+    /// # Errors
+    /// The host gives no further descriptor.
+    pub(super) fn stdin(terminal: bool) -> io::Result<Self> {
+        let source = Some(Source::of(rustix::stdio::stdin())?);
+        Ok(Self { source, escape: terminal.then(Escape::default), ..Self::none() })
     }
 
     /// A stream that is non-blocking already and not shared.
@@ -122,7 +128,7 @@ impl Input {
     }
 
     fn wants_more(&self) -> bool {
-        self.source.is_some() && (self.escape.is_some() || self.held.is_empty())
+        self.source.is_some() && !self.ended && (self.escape.is_some() || self.held.is_empty())
     }
 
     /// The event loop cannot wait for the descriptor: it is always ready.
@@ -140,7 +146,7 @@ impl Input {
             Ok(count @ 1..) => self.take(chunk.get(..count).unwrap_or_default()),
             Err(Errno::AGAIN | Errno::INTR) => Typed::Input,
             Ok(_) | Err(_) => {
-                self.source = None;
+                self.ended = true;
                 Typed::Input
             }
         }

@@ -4,6 +4,7 @@ mod control;
 mod endpoint;
 mod port;
 mod socket;
+mod talk;
 #[cfg(test)]
 pub(crate) mod tests;
 
@@ -11,25 +12,21 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
 
-use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
-use tracing::debug;
+use rustix::event::{EventfdFlags, Timespec, eventfd};
 
 pub use endpoint::{Endpoint, Terminal, Wish};
 pub use socket::{PortSocket, SocketError};
 
-use self::control::{Message, News, event};
 use self::endpoint::Nowhere;
 use self::port::{BUDGET, Lane, Port, Purpose, Scratch};
+use self::talk::{message, obey, tell};
 use super::batch::{Done, show};
-use super::chain::{Chain, take_header};
 use super::device::{
     Activation, BackendFd, Change, Progress, RING_FEATURES, UpdateError, VirtioDevice, Visible,
     read_config_bytes,
 };
-use super::iovec::write_ranges;
 use super::queue::{Queue, QueueError};
-use crate::memory::GuestMemory;
 use crate::metrics::{Counters, counters};
 
 const DEVICE_TYPE: u32 = 3;
@@ -37,6 +34,8 @@ const QUEUE_SIZE: u16 = 64;
 /// The queues of control messages, from the device and to it.
 const CONTROL_RX: usize = 2;
 const CONTROL_TX: usize = 3;
+/// The event that is about no port.
+const RESIZED: u64 = u64::MAX;
 
 /// Feature bits of a console device (section 5.3.3).
 pub mod feature {
@@ -96,8 +95,10 @@ pub struct Console {
     queue_sizes: Vec<u16>,
     columns: u16,
     rows: u16,
-    /// Everything the ports wait for.
+    /// Everything the ports wait for, and `resized`.
     epoll: OwnedFd,
+    /// The driver has to be told the size: by an event, which a broken device does not get.
+    resized: OwnedFd,
     active: Option<Activation>,
     scratch: Scratch,
     counters: Arc<ConsoleCounters>,
@@ -122,17 +123,25 @@ impl Console {
             .chain(others)
             .map(|(purpose, endpoint)| Port::new(purpose, endpoint, counters.clone()))
             .collect();
+        let (epoll, resized) =
+            (epoll::create(CreateFlags::CLOEXEC)?, eventfd(0, EventfdFlags::NONBLOCK)?);
+        epoll::add(&epoll, &resized, EventData::new_u64(RESIZED), EventFlags::IN)?;
         let queues = if ports.len() > 1 { Role::receive_queue(ports.len()) } else { 2 };
         Ok(Self {
             ports,
             queue_sizes: vec![QUEUE_SIZE; queues],
             columns: 0,
             rows: 0,
-            epoll: epoll::create(CreateFlags::CLOEXEC)?,
+            epoll,
+            resized,
             active: None,
             scratch: Scratch::default(),
             counters,
         })
+    }
+
+    fn has_console(&self) -> bool {
+        self.ports.first().is_some_and(|port| port.purpose == Purpose::Console)
     }
 
     fn multiport(&self) -> bool {
@@ -208,6 +217,11 @@ impl Console {
 
     /// After every event: who came and went, what the driver is told of it, and what to wait for.
     fn settle(&mut self) -> Result<(), QueueError> {
+        for port in 0..self.ports.len() {
+            if self.ports.get(port).is_some_and(Port::is_stranded) {
+                self.transmit(port)?;
+            }
+        }
         self.ports.iter_mut().for_each(Port::notice_host);
         if self.multiport() {
             self.tell()?;
@@ -219,76 +233,6 @@ impl Console {
     }
 }
 
-/// The control message in `chain`; `None` when it is not exactly as long as one.
-fn message(mem: &GuestMemory, chain: &Chain) -> Result<Option<Message>, QueueError> {
-    if chain.writable_len() > 0 {
-        return Err(QueueError::Device("control message is writable"));
-    }
-    let raw = take_header(mem, chain.readable(), &mut Vec::new()).map_err(QueueError::Memory)?;
-    let whole = usize::try_from(chain.readable_len()) == Ok(Message::LEN);
-    Ok(raw.filter(|_| whole).map(Message::parse))
-}
-
-/// Does what the driver says; false when that is nothing.
-fn obey(ports: &mut [Port], message: Message) -> bool {
-    let Message { id, event, value } = message;
-    let mut known =
-        ports.iter_mut().enumerate().filter(|(_, port)| port.purpose != Purpose::Unused);
-    let mut named = || known.find(|(index, _)| u32::try_from(*index) == Ok(id));
-    match event {
-        event::DEVICE_READY if value == 0 => debug!("the driver cannot use the console's ports"),
-        event::DEVICE_READY => known.for_each(|(_, port)| port.untold.add(News::Added)),
-        event::PORT_READY => match named() {
-            Some((_, port)) => port.set_ready(value != 0),
-            None => return false,
-        },
-        event::PORT_OPEN => match named() {
-            Some((_, port)) => port.set_guest_open(value != 0),
-            None => return false,
-        },
-        _ => return false,
-    }
-    true
-}
-
-/// Puts what the driver does not know into its buffers. One that is too small is returned empty;
-/// a driver that gives many such gets no more of them back until its next kick.
-fn tell(
-    ports: &mut [Port],
-    size: [u8; 4],
-    lane: Lane<'_>,
-    counters: &ConsoleCounters,
-) -> Result<(), QueueError> {
-    let Lane { queue, mem, scratch: Scratch { chain, .. } } = lane;
-    for _ in 0..2 * BUDGET.chains {
-        let untold = |(id, port): (u32, _)| -> Option<(u32, &mut Port, News)> {
-            let port: &mut Port = port;
-            let news = port.untold.first()?;
-            Some((id, port, news))
-        };
-        let Some((id, port, news)) = (0..).zip(&mut *ports).find_map(untold) else { return Ok(()) };
-        if !queue.pop(mem, chain)? {
-            if queue.enable_kicks(mem)? {
-                continue;
-            }
-            return Ok(());
-        }
-        if chain.readable_len() > 0 {
-            return Err(QueueError::Device("control buffer is not writable"));
-        }
-        let bytes = port.message(id, news, size);
-        let fits = usize::try_from(chain.writable_len()).is_ok_and(|room| room >= bytes.len());
-        let mut len = 0;
-        if fits {
-            len = write_ranges(mem, chain.writable(), 0, &bytes).map_err(QueueError::Memory)?;
-            port.untold.remove(news);
-            counters.control_sent.inc();
-        }
-        queue.stage_used(mem, chain.head(), len)?;
-    }
-    Ok(())
-}
-
 impl VirtioDevice for Console {
     fn device_type(&self) -> u32 {
         DEVICE_TYPE
@@ -297,8 +241,9 @@ impl VirtioDevice for Console {
     /// Several ports are offered only where there are: a driver of one port has its console at
     /// once, without an exchange of messages.
     fn features(&self) -> u64 {
+        let size = if self.has_console() { feature::SIZE } else { 0 };
         let several = if self.ports.len() > 1 { feature::MULTIPORT } else { 0 };
-        RING_FEATURES | feature::SIZE | several
+        RING_FEATURES | size | several
     }
 
     fn queue_sizes(&self) -> &[u16] {
@@ -313,11 +258,10 @@ impl VirtioDevice for Console {
     }
 
     fn update(&mut self, change: &Change) -> Result<Visible, UpdateError> {
-        let has_console = self.ports.first().is_some_and(|port| port.purpose == Purpose::Console);
         let Change::ConsoleSize { columns, rows } = *change else {
             return Err(UpdateError::Unsupported);
         };
-        if !has_console {
+        if !self.has_console() {
             return Err(UpdateError::Unsupported);
         }
         if (columns, rows) == (self.columns, self.rows) {
@@ -326,10 +270,8 @@ impl VirtioDevice for Console {
         (self.columns, self.rows) = (columns, rows);
         if self.multiport() {
             self.ports.iter_mut().take(1).for_each(Port::resized);
-            if let Err(e) = self.settle() {
-                // The next kick meets the same ring, and has the device reset.
-                debug!("the driver cannot be told the size of the console: {e}");
-            }
+            // The counter is full only when the device has been told anyhow.
+            let _ = rustix::io::write(&self.resized, &1u64.to_ne_bytes());
         }
         Ok(Visible::Config)
     }
@@ -382,11 +324,14 @@ impl VirtioDevice for Console {
         // What is not read of it now is still ready afterwards.
         let count = epoll::wait(&self.epoll, &mut ready, Some(&now)).unwrap_or(0);
         for event in ready.iter().take(count) {
+            if event.data.u64() == RESIZED {
+                let _ = rustix::io::read(&self.resized, &mut [0; 8]);
+                continue;
+            }
             let Ok(port) = usize::try_from(event.data.u64()) else { continue };
             self.ports.iter_mut().skip(port).take(1).for_each(Port::arrive);
             self.receive(port)?;
             if self.ports.get(port).is_some_and(Port::has_output) {
-                // Also where the reader has just left: nobody else gets what was meant for it.
                 self.transmit(port)?;
             }
         }

@@ -195,6 +195,12 @@ impl Port {
         self.sending.is_some() || self.backlog
     }
 
+    /// Whether output waits that nobody will take: what was meant for one client must not go to
+    /// the next.
+    pub(super) fn is_stranded(&self) -> bool {
+        self.sending.is_some() && !self.endpoint.is_open()
+    }
+
     /// Waits for what the port can use now.
     pub(super) fn watch(&mut self, epoll: BorrowedFd<'_>, index: u64) {
         let wish = Wish {

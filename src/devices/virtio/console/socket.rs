@@ -25,9 +25,9 @@ const MODE: Mode = Mode::RUSR.union(Mode::WUSR);
 /// Why a socket cannot be listened on.
 #[derive(Debug, Error)]
 pub enum SocketError {
-    /// Something is there already.
-    #[error("{} exists and is in use", .0.display())]
-    InUse(PathBuf),
+    /// A file is there, or a socket that somebody listens on.
+    #[error("{} is taken", .0.display())]
+    Taken(PathBuf),
     /// The host refused.
     #[error("listen on {}", path.display())]
     Listen {
@@ -58,7 +58,7 @@ impl PortSocket {
         let refused =
             |errno: Errno| SocketError::Listen { path: path.to_owned(), source: errno.into() };
         let listener = bound(path).map_err(|errno| match errno {
-            Errno::ADDRINUSE => SocketError::InUse(path.to_owned()),
+            Errno::ADDRINUSE => SocketError::Taken(path.to_owned()),
             errno => refused(errno),
         })?;
         let name = Name::of(path)
