@@ -647,9 +647,10 @@ fn one_a_second(direction: Direction) -> Change {
     Change::Limit { direction, bytes: None, operations }
 }
 
-/// The devices that move data; a balloon has nothing to limit.
+/// The devices that move data; a balloon has nothing to limit, and a console is waited for.
 fn limited_kinds() -> impl Iterator<Item = &'static Kind> {
-    KINDS.iter().filter(|kind| !kind.name.starts_with("balloon"))
+    let limited = |name: &str| !["balloon", "console"].iter().any(|kind| name.starts_with(kind));
+    KINDS.iter().filter(move |kind| limited(kind.name))
 }
 
 /// A limited device does one request, then waits without being asked again and again; the timer

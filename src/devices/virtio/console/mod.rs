@@ -173,8 +173,8 @@ impl Console {
             return Ok(None);
         };
         let Some(queue) = active.queues.get_mut(queue) else { return Ok(None) };
-        let mem = &active.mem;
-        let result = work(port, Lane { queue, mem, scratch: &mut self.scratch });
+        let (mem, throttles) = (&active.mem, &active.throttles);
+        let result = work(port, Lane { queue, mem, throttles, scratch: &mut self.scratch });
         show(queue, mem, &active.signal)?;
         result.map(Some)
     }
@@ -209,7 +209,7 @@ impl Console {
             return Ok(());
         };
         let Some(queue) = active.queues.get_mut(CONTROL_RX) else { return Ok(()) };
-        let lane = Lane { queue, mem: &active.mem, scratch };
+        let lane = Lane { queue, mem: &active.mem, throttles: &active.throttles, scratch };
         let result = tell(ports, size, lane, counters);
         show(queue, &active.mem, &active.signal)?;
         result

@@ -12,6 +12,7 @@ use crate::devices::virtio::chain::Chain;
 use crate::devices::virtio::device::Progress;
 use crate::devices::virtio::iovec::{cut_front, read_ranges, write_ranges};
 use crate::devices::virtio::queue::{Queue, QueueError};
+use crate::devices::virtio::throttle::{Throttle, Throttles};
 use crate::memory::{GuestMemory, GuestRange};
 
 /// Bytes moved at a time.
@@ -34,6 +35,7 @@ pub(super) enum Purpose {
 pub(super) struct Lane<'a> {
     pub(super) queue: &'a mut Queue,
     pub(super) mem: &'a GuestMemory,
+    pub(super) throttles: &'a Throttles,
     pub(super) scratch: &'a mut Scratch,
 }
 
@@ -87,7 +89,7 @@ pub(super) struct Port {
     guest_open: bool,
     /// Somebody was there on the host's side when that was last looked at.
     host_open: bool,
-    /// There was no buffer for input.
+    /// There was no buffer for input, or a limit was reached: the next kick ends either.
     starved: bool,
     sending: Option<Sending>,
     /// The budget of a wake did not suffice for the output.
@@ -190,6 +192,12 @@ impl Port {
         self.ready && (self.guest_open || self.purpose == Purpose::Console) && !self.starved
     }
 
+    /// Whether `throttle` lets a buffer pass. It lets all of the console's: a driver waits for that
+    /// with its CPU.
+    fn may_begin(&self, throttle: &Throttle) -> bool {
+        self.purpose == Purpose::Console || throttle.may_begin()
+    }
+
     /// Whether output waits for room, or for another turn.
     pub(super) fn has_output(&self) -> bool {
         self.sending.is_some() || self.backlog
@@ -225,9 +233,13 @@ impl Port {
     /// Moves input into the driver's buffers until there is none, no buffer or no budget; what is
     /// left then keeps its descriptor ready.
     pub(super) fn receive(&mut self, lane: Lane<'_>) -> Result<(), QueueError> {
-        let Lane { queue, mem, scratch: Scratch { chain, bytes } } = lane;
+        let Lane { queue, mem, throttles, scratch: Scratch { chain, bytes } } = lane;
         for _ in 0..BUDGET.chains {
             if !self.takes_input() {
+                return Ok(());
+            }
+            if !self.may_begin(&throttles.receive) {
+                self.starved = true;
                 return Ok(());
             }
             if !queue.pop(mem, chain)? {
@@ -247,6 +259,7 @@ impl Port {
             let bytes = bytes.get(..count).unwrap_or_default();
             let len = write_ranges(mem, chain.writable(), 0, bytes).map_err(QueueError::Memory)?;
             queue.stage_used(mem, chain.head(), len)?;
+            throttles.receive.charge(len.into());
             self.counters.rx_bytes.add(len.into());
         }
         Ok(())
@@ -254,17 +267,23 @@ impl Port {
 
     /// Moves the driver's output to the endpoint until there is none, no room or no budget.
     pub(super) fn transmit(&mut self, lane: Lane<'_>) -> Result<Progress, QueueError> {
-        let Lane { queue, mem, scratch } = lane;
+        let Lane { queue, mem, throttles, scratch } = lane;
         let mut budget = BUDGET;
         self.backlog = false;
         queue.disable_kicks(mem)?;
         loop {
-            if self.sending.is_none() && !self.pop_output(queue, mem, &mut scratch.chain)? {
-                if !queue.enable_kicks(mem)? {
-                    return Ok(Progress::Idle);
+            if self.sending.is_none() && !self.may_begin(&throttles.send) {
+                return Ok(Progress::Idle);
+            }
+            if self.sending.is_none() {
+                if !self.pop_output(queue, mem, &mut scratch.chain)? {
+                    if !queue.enable_kicks(mem)? {
+                        return Ok(Progress::Idle);
+                    }
+                    queue.disable_kicks(mem)?;
+                    continue;
                 }
-                queue.disable_kicks(mem)?;
-                continue;
+                throttles.send.charge(scratch.chain.readable_len().into());
             }
             let Some(moved) = self.send(queue, mem, &mut scratch.bytes[..])? else {
                 return Ok(Progress::Idle);

@@ -50,7 +50,7 @@ pub(super) fn tell(
     lane: Lane<'_>,
     counters: &ConsoleCounters,
 ) -> Result<(), QueueError> {
-    let Lane { queue, mem, scratch: Scratch { chain, .. } } = lane;
+    let Lane { queue, mem, scratch: Scratch { chain, .. }, .. } = lane;
     for _ in 0..2 * BUDGET.chains {
         let untold = |(id, port): (u32, _)| -> Option<(u32, &mut Port, News)> {
             let port: &mut Port = port;

@@ -2,9 +2,12 @@
 
 use std::collections::VecDeque;
 use std::io::{Read, Write};
+use std::num::NonZeroU64;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 use rustix::event::{EventfdFlags, eventfd};
@@ -13,8 +16,10 @@ use super::control::{Message, event};
 use super::endpoint::Watched;
 use super::*;
 use crate::devices::console::{ConsoleInput, ConsoleOutput, InputSink, KEPT};
+use crate::devices::virtio::Direction;
 use crate::devices::virtio::device::{F_EVENT_IDX, F_INDIRECT_DESC};
 use crate::devices::virtio::testing::{DATA, Driver, NEXT, WRITE};
+use crate::rate_limiter::Rate;
 
 /// An endpoint that sends back what it got last.
 struct Echo {
@@ -461,6 +466,44 @@ fn slow_reader_of_a_port_holds_the_guest_back_and_loses_nothing() {
     }
     assert!(read == pattern);
     assert_eq!(machine.driver.used(5).len(), 1);
+}
+
+#[test]
+fn limits_hold_ports_back_and_never_the_console() {
+    let (mut machine, dir) = Machine::with_socket();
+    machine.say(0, event::PORT_READY, 1);
+    machine.say(1, event::PORT_READY, 1);
+    machine.say(1, event::PORT_OPEN, 1);
+    let mut client = UnixStream::connect(dir.path().join("s")).unwrap();
+    machine.hear();
+    for direction in [Direction::Send, Direction::Receive] {
+        let one = NonZeroU64::new(1);
+        let operations = one.map(|one| Rate { per_second: one, burst: one });
+        let limit = Change::Limit { direction, bytes: None, operations };
+        machine.driver.transport.update(&limit).unwrap();
+    }
+    for _ in 0..2 {
+        machine.driver.chain(5, &[(DATA, 4, 0)]);
+        machine.driver.chain(4, &[(DATA + 0x1000, 4, WRITE)]);
+    }
+    client.write_all(b"two buffers").unwrap();
+    machine.driver.kick(5);
+    machine.driver.kick(4);
+    for _ in 0..3 {
+        machine.driver.chain(1, &[(DATA, 4, 0)]);
+    }
+    machine.driver.kick(1);
+    assert_eq!(machine.driver.used(1).len(), 3, "the console waits");
+    assert_eq!((machine.driver.used(5).len(), machine.driver.used(4).len()), (1, 1));
+    let started = Instant::now();
+    let mut later = (0, 0);
+    while later != (1, 1) {
+        assert!(started.elapsed() < Duration::from_secs(20), "{later:?}");
+        machine.driver.run_backend();
+        later.0 += machine.driver.used(5).len();
+        later.1 += machine.driver.used(4).len();
+        sleep(Duration::from_millis(10));
+    }
 }
 
 /// What was meant for a client that left goes to nobody else, however its leaving is noticed.
