@@ -150,7 +150,7 @@ fn vcpu_that_waits_for_a_hung_disk_does_not_delay_the_end() {
     }
 }
 
-/// B13: an orderly end waits half a second for such a vCPU; a second signal does not. On a busy host
+/// B13: an orderly end waits a moment for such a vCPU; a second signal does not. On a busy host
 /// one attempt may come late.
 #[test]
 fn second_signal_ends_the_machine_at_once() {

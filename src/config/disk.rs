@@ -8,11 +8,10 @@ use serde::{Deserialize, Serialize};
 use super::{KeyValueError, parse_key_values};
 
 /// How a disk moves data.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Engine {
     /// One request after the other, by preadv(2) and pwritev(2).
-    #[default]
     Sync,
     /// Many at a time, by io_uring(7).
     IoUring,
@@ -31,9 +30,9 @@ pub struct Disk {
     /// [`Disk::MAX_ID_LEN`] printable ASCII bytes. Derived from the position when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
-    /// How data is moved.
-    #[serde(default)]
-    pub engine: Engine,
+    /// How data is moved; see [`Disk::engine`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub engine: Option<Engine>,
     /// Whether data goes past the host's page cache (O_DIRECT).
     #[serde(default)]
     pub direct: bool,
@@ -56,11 +55,18 @@ impl Disk {
             path: path.into(),
             readonly: false,
             id: None,
-            engine: Engine::default(),
+            engine: None,
             direct: false,
             overlay: None,
             queues: 1,
         }
+    }
+
+    /// How data is moved: as asked for; otherwise one request after the other from the page cache,
+    /// which answers at once, and many at a time from storage, which does not.
+    pub fn engine(&self) -> Engine {
+        let default = if self.direct { Engine::IoUring } else { Engine::Sync };
+        self.engine.unwrap_or(default)
     }
 
     /// Most queues of a disk.
@@ -96,7 +102,7 @@ mod tests {
             path: "/a b.img".into(),
             readonly: true,
             id: Some("data".to_owned()),
-            engine: Engine::IoUring,
+            engine: Some(Engine::IoUring),
             direct: true,
             overlay: None,
             queues: 4,
@@ -131,6 +137,15 @@ mod tests {
         let error = "path=a,engine=uring".parse::<Disk>().expect_err("unknown").to_string();
         assert!(error.contains("uring") && error.contains("io_uring"), "{error}");
         assert!(error.contains("sync"), "{error}");
+    }
+
+    #[test]
+    fn engine_follows_the_page_cache_unless_named() {
+        let engine = |text: &str| text.parse::<Disk>().expect("valid").engine();
+        assert_eq!(engine("path=a"), Engine::Sync);
+        assert_eq!(engine("path=a,direct=on"), Engine::IoUring);
+        assert_eq!(engine("path=a,engine=io_uring"), Engine::IoUring);
+        assert_eq!(engine("path=a,direct=on,engine=sync"), Engine::Sync);
     }
 
     #[test]

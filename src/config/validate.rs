@@ -196,7 +196,7 @@ fn validate_overlay(disk: &Disk) -> Result<(), ConfigError> {
     let cannot = [
         (disk.readonly, "readonly"),
         (disk.direct, "direct"),
-        (disk.engine != Engine::Sync, "served by io_uring"),
+        (disk.engine() != Engine::Sync, "served by io_uring"),
     ];
     match cannot.into_iter().find(|(asked, _)| *asked) {
         Some((_, what)) => {

@@ -46,16 +46,17 @@ fn open(noun: &'static str, path: &Path) -> Result<File, MachineError> {
 
 fn open_disks(config: &VmConfig) -> Result<Vec<Box<dyn VirtioDevice>>, MachineError> {
     let open = |drive: config::Disk| -> Result<Box<dyn VirtioDevice>, MachineError> {
-        let id = drive.id.unwrap_or_default();
+        let id = drive.id.clone().unwrap_or_default();
         let disk = match &drive.overlay {
             Some(overlay) => Disk::open_overlay(&drive.path, overlay),
             None if drive.direct => Disk::open_direct(&drive.path, drive.readonly),
             None => Disk::open(&drive.path, drive.readonly),
         };
+        let engine = drive.engine();
         match disk {
-            Ok(disk) => Ok(Box::new(
-                Block::new(disk, &id).with_engine(drive.engine).with_queues(drive.queues),
-            )),
+            Ok(disk) => {
+                Ok(Box::new(Block::new(disk, &id).with_engine(engine).with_queues(drive.queues)))
+            }
             Err(source) => Err(MachineError::Disk { id, source }),
         }
     };

@@ -24,7 +24,7 @@ use crate::kvm::{
 
 /// How long the end of a machine waits for its vCPUs. One that is at a device whose host does not
 /// answer is left to the end of the process.
-const PATIENCE: Duration = Duration::from_millis(500);
+const PATIENCE: Duration = Duration::from_millis(300);
 
 /// Who owns the machine and hears how it ends.
 pub trait Owner: PowerSink + VcpuEvents {}

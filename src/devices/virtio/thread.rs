@@ -24,7 +24,7 @@ const STACK_SIZE: usize = 256 << 10;
 const EVENTS: usize = 8;
 /// How long the end of a machine waits for threads. One that hangs in the host's storage is left
 /// to the end of the process.
-const PATIENCE: Duration = Duration::from_millis(200);
+const PATIENCE: Duration = Duration::from_millis(100);
 
 /// The threads that devices were given. Dropping it ends them.
 pub struct DeviceThreads {
