@@ -11,7 +11,7 @@ use rustix::process::Signal;
 use support::driver::{CONFIG_CHANGE, Device, place, reg};
 use support::fuse::{Faults, Fuse};
 use support::request::{
-    Asked, DATA, F_FLUSH, FLUSH, HEADER, IOERR, OK, READ, STATUS, WRITE, ask, header, post,
+    Asked, DATA, F_FLUSH, FLUSH, HEADER, IOERR, OK, READ, STATUS, WRITE, ask, header, post, send,
 };
 use support::ring::{Desc, Ring, chained};
 use support::script::{Script, Slot, Width};
@@ -292,17 +292,19 @@ fn sector_the_host_cannot_serve_fails_alone() {
 /// B9: a limit of the size of files fails the write, and the signal that comes with it ends nothing.
 #[test]
 fn write_beyond_the_file_size_limit_fails_and_the_machine_lives() {
-    let everything = Everything::new();
-    let mut script = Script::new();
-    let asked = [0, 100, 1].map(|sector| ask(&mut script, WRITE, sector, 512));
-    let works = BLOCK.works(&mut script);
-    let vmm = Vmm::evil(&script.then_reset()).disk(everything.disk.path(), "");
-    let end = vmm.by(["prlimit", "--fsize=4096", "--"]).run().expect(0);
-    let [inside, beyond, again] = &asked;
-    inside.expect(&end.stdout, OK);
-    beyond.expect(&end.stdout, IOERR);
-    again.expect(&end.stdout, OK);
-    works.expect(&end.stdout, "the limit");
+    for engine in ["", ",engine=io_uring"] {
+        let everything = Everything::new();
+        let mut script = Script::new();
+        let asked = [0, 100, 1].map(|sector| ask(&mut script, WRITE, sector, 512));
+        let works = BLOCK.works(&mut script);
+        let vmm = Vmm::evil(&script.then_reset()).disk(everything.disk.path(), engine);
+        let end = vmm.by(["prlimit", "--fsize=4096", "--"]).run().expect(0);
+        let [inside, beyond, again] = &asked;
+        inside.expect(&end.stdout, OK);
+        beyond.expect(&end.stdout, IOERR);
+        again.expect(&end.stdout, OK);
+        works.expect(&end.stdout, "the limit");
+    }
 }
 
 /// B10: a host that moves a part at a time, or is interrupted, is asked again.
@@ -355,6 +357,57 @@ fn failed_sync_is_never_reported_as_success_later() {
         flushed.iter().for_each(|asked| asked.expect(output, IOERR));
         assert_eq!(fuse.with(|state| state.syncs), 1, "the host was asked again");
     });
+}
+
+/// B11: what a flush, or without flushes a write, was answered OK for is on the disk by then, whatever
+/// cuts the machine off.
+#[test]
+fn answered_flush_finds_the_writes_before_it_durable() {
+    for features in [F_FLUSH, 0] {
+        let fuse = Fuse::new(image(), Faults { uncached: true, ..Faults::default() });
+        let mut script = Script::new();
+        script.fill(DATA, 512, u64::from_le_bytes([7; 8]));
+        let parts =
+            [Desc::readable(HEADER, 16), Desc::readable(DATA, 512), Desc::writable(STATUS, 1)];
+        let mut asked = vec![send(&mut script, features, "a write", &header(WRITE, 5), &parts)];
+        if features != 0 {
+            asked.push(ask(&mut script, FLUSH, 0, 0));
+        }
+        script.pause();
+        let paused = script.results();
+        let mut running = fuse.spawn(Vmm::evil(&script.then_reset()).disk(&fuse.path(), ""));
+        running.wait_for_output(paused - 1);
+        let (output, durable) = (running.output(), fuse.with(|state| state.durable.clone()));
+        // Killed, as by a power cut.
+        drop(running);
+        asked.iter().for_each(|asked| asked.expect(&output, OK));
+        assert!(durable[5 * 512..6 * 512] == [7; 512], "features {features:x}");
+    }
+}
+
+/// B9: a file system that is full fails the writes that need more of it, and no others.
+#[test]
+fn full_file_system_fails_what_does_not_fit() {
+    const MOUNT: &str = "mount -t tmpfs -o size=64k tmpfs \"$1\" && \
+        truncate -s 1M \"$1/disk\" && shift && exec \"$@\"";
+    for engine in ["", ",engine=io_uring"] {
+        let directory = tempfile::tempdir().unwrap();
+        let mut script = Script::new();
+        let pages: Vec<Asked> =
+            (0..32).map(|page| ask(&mut script, WRITE, page * 8, 4096)).collect();
+        let again = ask(&mut script, WRITE, 0, 4096);
+        let works = BLOCK.works(&mut script);
+        let vmm = Vmm::evil(&script.then_reset()).disk(&directory.path().join("disk"), engine);
+        let unshare = ["unshare", "--user", "--map-root-user", "--mount", "--", "sh", "-c", MOUNT];
+        let words = unshare.into_iter().chain(["sh", directory.path().to_str().unwrap()]);
+        let end = vmm.by(words).run().expect(0);
+        let failed = pages.iter().position(|asked| asked.answer(&end.stdout).status == IOERR);
+        let failed = failed.expect("everything fitted");
+        assert!(failed > 8, "only {failed} pages fitted");
+        pages[failed..].iter().for_each(|asked| asked.expect(&end.stdout, IOERR));
+        again.expect(&end.stdout, OK);
+        works.expect(&end.stdout, "a full file system");
+    }
 }
 
 /// B8: the size of a disk follows its file on SIGUSR2, whichever way that went.

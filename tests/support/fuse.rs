@@ -58,6 +58,8 @@ pub struct State {
     hanging: Vec<(u64, Range<usize>)>,
     /// Syncs so far.
     pub syncs: u32,
+    /// The image as it was at the last sync: what a power cut leaves.
+    pub durable: Vec<u8>,
 }
 
 /// The file system.
@@ -71,7 +73,7 @@ pub struct Fuse {
 impl Fuse {
     /// A file system whose file holds `image`.
     pub fn new(image: Vec<u8>, faults: Faults) -> Self {
-        let state = State { image, faults, hanging: vec![], syncs: 0 };
+        let state = State { image, faults, hanging: vec![], syncs: 0, durable: vec![] };
         let state = Arc::new(Mutex::new(state));
         Self {
             directory: tempfile::tempdir().unwrap(),
@@ -284,7 +286,10 @@ impl<'b> Request<'b> {
 fn sync(state: &mut State) -> Reply {
     state.syncs += 1;
     match state.faults.fail_syncs.checked_sub(1) {
-        None => Ok(vec![]),
+        None => {
+            state.durable.clone_from(&state.image);
+            Ok(vec![])
+        }
         Some(left) => {
             state.faults.fail_syncs = left;
             Err(Errno::IO)

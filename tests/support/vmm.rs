@@ -159,6 +159,11 @@ impl Running {
         }
     }
 
+    /// What the guest has sent so far.
+    pub fn output(&self) -> Vec<u8> {
+        self.stdout.as_ref().unwrap().bytes.lock().unwrap().clone()
+    }
+
     /// How many bytes the guest has sent.
     pub fn output_len(&self) -> usize {
         self.stdout.as_ref().unwrap().len()

@@ -11,8 +11,10 @@ use std::time::Duration;
 use event_manager::{
     EventManager, EventOps, EventSet, Events, MutEventSubscriber, SubscriberId, SubscriberOps,
 };
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
 use tracing::{error, warn};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+use vmm_sys_util::signal::block_signal;
 
 use super::DeviceEvents;
 use super::mmio::MmioTransport;
@@ -22,6 +24,11 @@ use crate::bus::lock;
 const STACK_SIZE: usize = 256 << 10;
 /// Events taken at a time: a device has few descriptors.
 const EVENTS: usize = 8;
+/// Signals to the process, which the kernel hands to any thread that does not block them: one that
+/// hangs would keep them.
+const SIGNALS: [i32; 7] = [SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGPWR];
+/// "Power failure".
+const SIGPWR: i32 = 30;
 /// How long the end of a machine waits for threads. One that hangs in the host's storage is left
 /// to the end of the process.
 const PATIENCE: Duration = Duration::from_millis(100);
@@ -130,6 +137,11 @@ struct Served {
 }
 
 fn serve(mut events: EventManager<Served>, served: Served) {
+    for signal in SIGNALS {
+        if let Err(e) = block_signal(signal) {
+            warn!("a device's thread cannot leave signal {signal} to others: {e}");
+        }
+    }
     let id: SubscriberId = events.add_subscriber(served);
     while events.subscriber_mut(id).is_ok_and(|served| !served.closed) {
         if let Err(e) = events.run() {
@@ -206,10 +218,15 @@ mod tests {
         }
     }
 
-    fn has_thread(name: &str) -> bool {
+    /// What /proc/PID/task/TID/status says of the thread `name`, while there is one.
+    fn status(name: &str) -> Option<String> {
         let tasks = fs::read_dir("/proc/self/task").unwrap();
-        let names = tasks.map(|task| fs::read_to_string(task.unwrap().path().join("comm")));
-        names.flatten().any(|found| found.trim() == name)
+        let status = tasks.flat_map(|task| fs::read_to_string(task.unwrap().path().join("status")));
+        status.into_iter().find(|status| status.contains(&format!("Name:\t{name}\n")))
+    }
+
+    fn has_thread(name: &str) -> bool {
+        status(name).is_some()
     }
 
     /// B13.
@@ -223,6 +240,10 @@ mod tests {
             assert!(set.answered());
             assert!(has_thread("testdisk7"));
         }
+        let status = status("testdisk7").unwrap();
+        let blocked = status.lines().find_map(|line| line.strip_prefix("SigBlk:")).unwrap();
+        let blocked = u64::from_str_radix(blocked.trim(), 16).unwrap();
+        assert!(SIGNALS.iter().all(|signal| blocked >> (signal - 1) & 1 == 1), "{blocked:x}");
         set.ask();
         assert_eq!(set.events.run_with_timeout(0).unwrap(), 0, "the event loop still listens");
         assert!(set.answered());
