@@ -195,6 +195,9 @@ fn sizes_and_counts_out_of_range_are_refused() {
         (&[K, "--net", "tap=t,gateway=10.0.0.1"], "gateway 10.0.0.1 is given without ip"),
         (&[K, "--net", "tap=t,ip6=10.0.0.1"], "ip6"),
         (&[K, "--net", "tap=t,filter=maybe"], "neither `on` nor `off`"),
+        (&[K, "--vsock", "cid=2,socket=s"], "cid is 2, a guest has 3 to 4294967294"),
+        (&[K, "--vsock", "cid=4294967295,socket=s"], "cid is 4294967295"),
+        (&[K, "--vsock", "cid=4294967296,socket=s"], "`4294967296` is not a number"),
     ]);
 }
 
@@ -230,6 +233,10 @@ fn unknown_and_clashing_flags_and_keys_are_refused() {
         (&[K, "--balloon=sise=64M"], "unknown key `sise`, expected one of `size`"),
         (&[K, "--balloon=statistics=0s"], "statistics: an interval is"),
         (&[K, "--balloon", "--balloon"], "cannot be used multiple times"),
+        (&[K, "--vsock", "cid=3"], "missing key `socket`"),
+        (&[K, "--vsock", "cid=3,socket="], "is not the path of a file"),
+        (&[K, "--vsock", "cid=3,socket=s", "--vsock", "cid=4,socket=t"], "multiple times"),
+        (&[K, "--vsock", "cid=3,socket=root.img"], "root.img exists and is no socket"),
         (&[K, "--append", "a\nb"], "control character '\\n'"),
         (&[K, "--log-level", "loud"], "'loud'"),
         (&["doctor", "--format", "xml"], "'xml'"),

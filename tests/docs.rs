@@ -43,9 +43,10 @@ fn every_key_has_a_flag_and_every_flag_of_the_machine_a_key() {
 }
 
 /// The sections of docs/configuration.md about tables of the file.
-const TABLES: [(&str, &str); 5] = [
+const TABLES: [(&str, &str); 6] = [
     ("Disks", "[[disk]]"),
     ("Networks", "[[net]]"),
+    ("Sockets", "[vsock]"),
     ("Balloon", "[balloon]"),
     ("Limits", "[[limit]]"),
     ("Ports", "[[port]]"),

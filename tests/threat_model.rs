@@ -7,12 +7,13 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 /// The cases that must be covered.
-const REQUIRED: [(char, RangeInclusive<u8>); 8] = [
+const REQUIRED: [(char, RangeInclusive<u8>); 9] = [
     ('K', 1..=11),
     ('M', 1..=12),
     ('Q', 1..=25),
     ('B', 1..=17),
     ('N', 1..=11),
+    ('V', 1..=11),
     ('S', 1..=7),
     ('P', 6..=6),
     ('P', 10..=10),

@@ -8,6 +8,7 @@ use crate::config::{ConfigError, FileError};
 use crate::control::ControlError;
 use crate::devices::virtio::block::DiskError;
 use crate::devices::virtio::console::SocketError;
+use crate::devices::virtio::vsock::VsockError;
 use crate::kvm::VmError;
 use crate::machine::MachineError;
 use crate::preflight::PreflightError;
@@ -45,6 +46,12 @@ fn control_hint(error: &ControlError) -> Option<String> {
             "another machine listens there, or it is no socket: give another socket=PATH"
         }
         MachineError::Port { .. } => "check that the directory exists, and its owner and mode",
+        MachineError::Vsock { source: VsockError::Exists { .. } } => {
+            "give another path for the socket, or remove what is there"
+        }
+        MachineError::Vsock { source: VsockError::Setup { .. } } => {
+            "give a path in a directory that exists and is this user's"
+        }
         _ => return None,
     };
     Some(hint.to_owned())
@@ -102,6 +109,7 @@ fn is_config_of_machine(error: &ControlError) -> bool {
                     ..
                 }
                 | MachineError::Port { source: SocketError::Listen { .. }, .. }
+                | MachineError::Vsock { source: VsockError::Exists { .. } }
                 | MachineError::BootData(_)
                 | MachineError::TooManyDevices(_)
         )

@@ -7,7 +7,7 @@ use thiserror::Error;
 
 use super::{
     Balloon, Disk, FileError, Ipv4Network, MAX_CMDLINE_LEN, MAX_CPUS, MAX_VIRTIO_DEVICES,
-    MEMORY_STEP, MIN_MEMORY, MemorySize, Net, Port,
+    MEMORY_STEP, MIN_MEMORY, MemorySize, Net, Port, Vsock,
 };
 
 /// Why a configuration cannot be used.
@@ -68,7 +68,7 @@ pub enum ConfigError {
     ReadonlyWithoutRootfs,
     /// More devices than the machine has slots.
     #[error(
-        "{0} virtio devices (disks, networks, entropy, balloon, console), a machine has at most \
+        "{0} virtio devices (disks, networks, entropy, sockets, balloon, console), a machine has at most \
          {MAX_VIRTIO_DEVICES}"
     )]
     TooManyDevices(usize),
@@ -187,6 +187,15 @@ pub enum ConfigError {
     /// A path that no unix socket can have.
     #[error("socket {} is longer than {max} bytes", .0.display(), max = Port::MAX_SOCKET_LEN)]
     SocketTooLong(PathBuf),
+    /// The guest's address is out of range.
+    #[error("cid is {0}, a guest has {min} to {max}", min = Vsock::MIN_CID, max = Vsock::MAX_CID)]
+    Cid(u32),
+    /// Not the path of a Unix socket, or too long once a port is added.
+    #[error(
+        "socket {0:?} is not the path of a file in 1 to {max} bytes",
+        max = Vsock::MAX_SOCKET_LEN
+    )]
+    Socket(PathBuf),
 }
 
 impl ConfigError {
@@ -247,6 +256,8 @@ impl ConfigError {
             Self::SocketTooLong(_) => {
                 "use a shorter path, or one relative to the working directory"
             }
+            Self::Cid(_) => "use cid=3: an address is the guest's own affair on this host",
+            Self::Socket(_) => "use a short path, such as socket=/run/vm.vsock",
         };
         Some(text.to_owned())
     }

@@ -124,6 +124,10 @@ impl<'de> de::Deserializer<'de> for Value {
         visitor.visit_u16(self.parse_number()?)
     }
 
+    fn deserialize_u32<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, KeyValueError> {
+        visitor.visit_u32(self.parse_number()?)
+    }
+
     fn deserialize_u64<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, KeyValueError> {
         visitor.visit_u64(self.parse_number()?)
     }
@@ -159,7 +163,7 @@ impl<'de> de::Deserializer<'de> for Value {
     }
 
     forward_to_deserialize_any! {
-        i8 i16 i32 i64 i128 u8 u32 u128 f32 f64 char str string bytes byte_buf unit unit_struct
+        i8 i16 i32 i64 i128 u8 u128 f32 f64 char str string bytes byte_buf unit unit_struct
         tuple tuple_struct map struct identifier ignored_any
     }
 }

@@ -23,6 +23,7 @@ mod port;
 mod publish;
 mod size;
 mod validate;
+mod vsock;
 
 use std::path::PathBuf;
 
@@ -43,6 +44,7 @@ pub use port::Port;
 pub use publish::{Protocol, Publish, PublishError};
 pub use size::{MemorySize, MemorySizeError};
 pub use validate::Host;
+pub use vsock::Vsock;
 
 /// Most virtual CPUs one machine can have.
 pub const MAX_CPUS: u8 = 64;
@@ -93,6 +95,8 @@ pub struct VmConfig {
     /// Network interfaces, in the order in which the guest sees them.
     #[serde(rename = "net")]
     pub nets: Vec<Net>,
+    /// Socket device, where there is one.
+    pub vsock: Option<Vsock>,
     /// The memory balloon; without one the guest cannot give memory back.
     pub balloon: Option<Balloon>,
     /// How much may pass through the devices.
@@ -127,12 +131,13 @@ impl VmConfig {
     }
 
     /// The names of the virtio devices in the guest's order: disks by their ids, `net0`, `net1` and
-    /// so on, `rng`, `balloon` and `console`.
+    /// so on, `rng`, `vsock`, `balloon` and `console`.
     pub fn device_names(&self) -> Vec<String> {
         let disks = self.drives().into_iter().filter_map(|disk| disk.id);
         let nets = (0..self.nets.len()).map(|index| format!("net{index}"));
         let others = [
             ("rng", true),
+            ("vsock", self.vsock.is_some()),
             ("balloon", self.balloon.is_some()),
             (CONSOLE_NAME, self.has_virtio_console()),
         ];

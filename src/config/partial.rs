@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use super::{
     Balloon, BootProtocol, ConfigError, Console, Disk, Limit, MAX_CPUS, MemorySize, Net, Port,
-    VmConfig, parse_switch,
+    VmConfig, Vsock, parse_switch,
 };
 
 /// What one source says: the file and the flags read into the same struct, key by key and flag by
@@ -71,6 +71,10 @@ pub struct PartialConfig {
     #[arg(long, value_name = "tap=NAME|user,ip=ADDR/N,...", help_heading = "Machine")]
     pub net: Vec<Net>,
 
+    /// Add a socket device: host programs connect to the Unix socket FILE, the guest's to FILE_PORT
+    #[arg(long, value_name = "cid=N,socket=FILE", help_heading = "Machine")]
+    pub vsock: Option<Vsock>,
+
     /// Let the guest give memory back: an empty balloon, or one of `size` that takes it
     #[arg(
         long,
@@ -130,6 +134,7 @@ impl PartialConfig {
             memory: self.memory.or(base.memory),
             disk: if self.disk.is_empty() { base.disk } else { self.disk },
             net: if self.net.is_empty() { base.net } else { self.net },
+            vsock: self.vsock.or(base.vsock),
             balloon: self.balloon.or(base.balloon),
             limit: if self.limit.is_empty() { base.limit } else { self.limit },
             metrics: self.metrics.or(base.metrics),
@@ -158,6 +163,7 @@ impl PartialConfig {
             memory: self.memory.unwrap_or(MemorySize::from_mib(256)),
             disks: self.disk,
             nets: self.net,
+            vsock: self.vsock,
             balloon: self.balloon,
             limits: self.limit,
             metrics: self.metrics,
@@ -176,7 +182,8 @@ impl PartialConfig {
             .disk
             .iter_mut()
             .flat_map(|disk| [Some(&mut disk.path), disk.overlay.as_mut()].into_iter().flatten());
-        let sockets = self.port.iter_mut().map(|port| &mut port.socket);
+        let ports = self.port.iter_mut().map(|port| &mut port.socket);
+        let sockets = self.vsock.iter_mut().map(|vsock| &mut vsock.socket).chain(ports);
         let console = match &mut self.console {
             Some(Console::File(path)) => Some(path),
             _ => None,
@@ -242,6 +249,7 @@ mod tests {
             disk: vec![Disk::new("data.img")],
             console: Some(Console::File("log".into())),
             port: vec![Port { name: "a".into(), socket: "a.sock".into() }],
+            vsock: Some(Vsock { cid: 3, socket: "vm.vsock".into() }),
             ..PartialConfig::default()
         };
         partial.rebase(Path::new("/etc/vm"));
@@ -250,5 +258,6 @@ mod tests {
         assert_eq!(partial.disk[0].path, Path::new("/etc/vm/data.img"));
         assert_eq!(partial.console, Some(Console::File("/etc/vm/log".into())));
         assert_eq!(partial.port[0].socket, Path::new("/etc/vm/a.sock"));
+        assert_eq!(partial.vsock.expect("kept").socket, Path::new("/etc/vm/vm.vsock"));
     }
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::{
     Balloon, ConfigError, Console, Disk, Engine, MAX_CMDLINE_LEN, MAX_CPUS, MAX_VIRTIO_DEVICES,
-    MEMORY_STEP, MIN_MEMORY, MemorySize, Net, Port, VmConfig,
+    MEMORY_STEP, MIN_MEMORY, MemorySize, Net, Port, VmConfig, Vsock,
 };
 
 /// What a configuration is measured against.
@@ -35,6 +35,7 @@ impl VmConfig {
         self.validate_paths()?;
         self.validate_disks()?;
         self.validate_nets()?;
+        self.validate_vsock()?;
         self.validate_balloon()?;
         self.validate_ports()?;
         self.validate_limits()?;
@@ -133,6 +134,13 @@ impl VmConfig {
             validate_addresses(net)?;
         }
         Ok(())
+    }
+
+    fn validate_vsock(&self) -> Result<(), ConfigError> {
+        let Some(Vsock { cid, socket }) = &self.vsock else { return Ok(()) };
+        let fits = (Vsock::MIN_CID..=Vsock::MAX_CID).contains(cid);
+        refuse_if(!fits, || ConfigError::Cid(*cid))?;
+        refuse_if(!Vsock::is_valid_socket(socket), || ConfigError::Socket(socket.clone()))
     }
 
     fn validate_balloon(&self) -> Result<(), ConfigError> {
@@ -406,6 +414,23 @@ mod tests {
         let many = (0..17).map(|n| port(&format!("p{n}"), &format!("s{n}"))).collect();
         assert_eq!(refused(|c| c.ports = many), "17 ports, a machine has at most 16");
         assert!(refused(|c| c.console = Console::File("".into())).contains("path of the console"));
+    }
+
+    #[test]
+    fn socket_devices_that_cannot_be_are_refused() {
+        let vsock = |cid, socket: &str| {
+            let vsock = Vsock { cid, socket: socket.into() };
+            move |c: &mut VmConfig| c.vsock = Some(vsock)
+        };
+        for cid in [0, 1, 2, u32::MAX] {
+            assert!(refused(vsock(cid, "a")).starts_with(&format!("cid is {cid}, ")));
+        }
+        assert!(refused(vsock(3, &"x".repeat(97))).contains("1 to 96 bytes"));
+        for cid in [3, u32::MAX - 1] {
+            let mut config = valid();
+            vsock(cid, &"x".repeat(96))(&mut config);
+            config.validate(&HOST).expect("valid");
+        }
     }
 
     #[test]

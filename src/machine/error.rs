@@ -11,6 +11,7 @@ use crate::devices::virtio::UpdateError;
 use crate::devices::virtio::block::DiskError;
 use crate::devices::virtio::console::SocketError;
 use crate::devices::virtio::net::{PasstError, TapError};
+use crate::devices::virtio::vsock::VsockError;
 use crate::kvm::VmError;
 
 /// Why a machine could not be built.
@@ -42,6 +43,13 @@ pub enum MachineError {
         /// What is wrong with it.
         #[source]
         source: TapError,
+    },
+    /// The socket device cannot be had.
+    #[error("vsock")]
+    Vsock {
+        /// What is wrong with its socket.
+        #[source]
+        source: VsockError,
     },
     /// The balloon's timer cannot be had.
     #[error("create a timer for the balloon")]

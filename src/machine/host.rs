@@ -11,6 +11,7 @@ use crate::devices::virtio::balloon::Balloon;
 use crate::devices::virtio::block::{Block, Disk};
 use crate::devices::virtio::net::{Backend, Filter, Net, Passt, Tap};
 use crate::devices::virtio::rng::Rng;
+use crate::devices::virtio::vsock::Vsock;
 
 /// The files and devices of a machine. Everything is released when it is dropped: locks, sockets, programs,
 /// and TAP interfaces that did not exist before.
@@ -29,6 +30,7 @@ impl HostResources {
         let mut devices = open_disks(config)?;
         devices.extend(open_nets(config)?);
         devices.push(Box::new(Rng::default()));
+        devices.extend(open_vsock(config)?);
         if let Some(balloon) = &config.balloon {
             devices.push(Box::new(Balloon::open(balloon).map_err(MachineError::Balloon)?));
         }
@@ -85,4 +87,12 @@ fn open_tap(name: &str, net: &config::Net) -> Result<Vec<Box<dyn Backend>>, Mach
     }
     let taps = Tap::open_queues(name, net.mtu, net.queues).map_err(refused)?;
     Ok(taps.into_iter().map(|tap| Box::new(tap) as Box<dyn Backend>).collect())
+}
+
+fn open_vsock(config: &VmConfig) -> Result<Option<Box<dyn VirtioDevice>>, MachineError> {
+    let Some(config::Vsock { cid, socket }) = &config.vsock else { return Ok(None) };
+    match Vsock::open(*cid, socket) {
+        Ok(vsock) => Ok(Some(Box::new(vsock))),
+        Err(source) => Err(MachineError::Vsock { source }),
+    }
 }

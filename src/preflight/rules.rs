@@ -180,6 +180,7 @@ impl Rules<'_> {
             (!config.ports.is_empty(), "VIRTIO_CONSOLE", "it sees no --port"),
             (disks, "VIRTIO_BLK", "it sees no --disk"),
             (!config.nets.is_empty(), "VIRTIO_NET", "it sees no --net"),
+            (config.vsock.is_some(), "VIRTIO_VSOCKETS", "it sees no --vsock"),
             (config.balloon.is_some(), "VIRTIO_BALLOON", "it gives no memory back"),
             (address, "IP_PNP", "it leaves the ip= of --net to the guest's own programs"),
         ];

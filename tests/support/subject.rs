@@ -1,6 +1,7 @@
 //! The devices under test, each with a request that works: what is done to one is done to all.
 
 use std::io::Write;
+use std::path::PathBuf;
 
 use tempfile::{NamedTempFile, TempDir};
 
@@ -76,10 +77,21 @@ pub const RNG: Subject = Subject {
     request: || vec![Desc::writable(BUFFER, 64)],
 };
 
+pub const VSOCK: Subject = Subject {
+    name: "vsock",
+    device: Device::nth(3),
+    queue: 1,
+    queues: 3,
+    device_type: 19,
+    queue_size: 256,
+    writes: 0,
+    request: || vec![Desc::readable(BUFFER, 44)],
+};
+
 /// Takes pages out of the balloon, which a guest may say of any.
 pub const BALLOON: Subject = Subject {
     name: "balloon",
-    device: Device::nth(3),
+    device: Device::nth(4),
     queue: 1,
     queues: 4,
     device_type: 5,
@@ -91,7 +103,7 @@ pub const BALLOON: Subject = Subject {
 /// The first port of a console device, which is unused where the serial port is the console.
 pub const CONSOLE: Subject = Subject {
     name: "console",
-    device: Device::nth(4),
+    device: Device::nth(5),
     queue: 1,
     queues: 6,
     device_type: 3,
@@ -101,7 +113,7 @@ pub const CONSOLE: Subject = Subject {
 };
 
 /// Every device, in the order of the machine of [`Everything`].
-pub const SUBJECTS: [Subject; 5] = [BLOCK, NET, RNG, BALLOON, CONSOLE];
+pub const SUBJECTS: [Subject; 6] = [BLOCK, NET, RNG, VSOCK, BALLOON, CONSOLE];
 
 impl Subject {
     /// The request that works, as a chain from descriptor 0 on. Its buffers want zeros.
@@ -168,15 +180,22 @@ impl Everything {
     pub fn new() -> Self {
         let mut disk = NamedTempFile::new().unwrap();
         disk.write_all(&vec![FILLING; DISK as usize]).unwrap();
-        Self { disk, sockets: tempfile::tempdir().unwrap() }
+        Self { disk, sockets: TempDir::new().unwrap() }
+    }
+
+    /// The path of the socket device's socket.
+    pub fn socket(&self) -> PathBuf {
+        self.sockets.path().join("vsock")
     }
 
     /// The machine, which performs `script`, in a network namespace of its own.
     pub fn vmm(&self, script: &[u8]) -> Vmm {
         let vmm = Vmm::evil(script).disk(self.disk.path(), "").in_own_network();
         let vmm = vmm.args(["--net", "tap=vmm0,mac=02:00:00:00:00:02"]);
+        let vsock = format!("cid=3,socket={}", self.socket().display());
         let port = format!("name=port,socket={}", self.sockets.path().join("port").display());
-        vmm.args(["--balloon", "statistics=1s", "--port", &port])
+        let vmm = vmm.args(["--balloon", "statistics=1s", "--port", &port]);
+        vmm.arg("--vsock").arg(vsock)
     }
 }
 

@@ -51,6 +51,42 @@ fn skipped<'r>(
     })
 }
 
+/// Appends to `out` what of `ranges` lies in the `len` bytes from byte `skip` on.
+pub fn window<'r>(
+    ranges: impl IntoIterator<Item = &'r GuestRange>,
+    skip: u32,
+    len: u32,
+    out: &mut Vec<GuestRange>,
+) {
+    let mut left = len;
+    for range in skipped(ranges, skip) {
+        let len = range.len.min(left);
+        if len == 0 {
+            break;
+        }
+        out.push(GuestRange { len, ..range });
+        left -= len;
+    }
+}
+
+/// Appends to `out` the bytes of `ranges` from byte `skip` on.
+///
+/// # Errors
+/// Guest memory that cannot be read, which a checked chain rules out.
+pub fn read_window<'r>(
+    mem: &GuestMemory,
+    ranges: impl IntoIterator<Item = &'r GuestRange>,
+    skip: u32,
+    out: &mut Vec<u8>,
+) -> Result<(), GuestMemoryError> {
+    for range in skipped(ranges, skip) {
+        let start = out.len();
+        out.resize(start.saturating_add(usize::try_from(range.len).unwrap_or(0)), 0);
+        mem.read_slice(out.get_mut(start..).unwrap_or_default(), range.addr)?;
+    }
+    Ok(())
+}
+
 /// Copies `bytes` into `ranges` from their byte `skip` on, as far as they reach; tells how many
 /// went in.
 ///
@@ -142,5 +178,16 @@ mod tests {
         let mut seen = [0; 5];
         read_ranges(&mem, &ranges, &mut seen).unwrap();
         assert_eq!(&seen, b"abxyz");
+        for (skip, len, expected) in
+            [(0, 9, "abxyz"), (0, 5, "abxyz"), (1, 3, "bxy"), (4, 1, "z"), (3, 0, ""), (5, 1, "")]
+        {
+            let (mut part, mut bytes) = (Vec::new(), b"<".to_vec());
+            window(&ranges, skip, len, &mut part);
+            read_window(&mem, &part, 0, &mut bytes).unwrap();
+            assert_eq!(bytes, format!("<{expected}").into_bytes());
+        }
+        let mut rest = Vec::new();
+        read_window(&mem, &ranges, 2, &mut rest).unwrap();
+        assert_eq!(rest, b"xyz");
     }
 }

@@ -15,6 +15,7 @@ pub mod queue;
 pub mod rng;
 pub mod thread;
 pub mod throttle;
+pub mod vsock;
 pub mod window;
 
 #[cfg(any(test, fuzzing))]

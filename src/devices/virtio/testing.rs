@@ -316,6 +316,11 @@ impl Driver {
         head
     }
 
+    /// The head that the next chain of `queue` will have.
+    pub(crate) fn next_head(&self, queue: usize) -> u16 {
+        self.queues[queue].next_desc
+    }
+
     /// Kicks `queue` and lets the device work until it is idle.
     pub(crate) fn kick(&mut self, queue: usize) {
         self.write(QUEUE_NOTIFY, u32::try_from(queue).unwrap());

@@ -24,6 +24,7 @@ use super::testing::{
     reg,
 };
 use super::throttle::Direction;
+use super::vsock::Vsock;
 use crate::config::{self, Engine};
 use crate::metrics::Counters;
 use crate::rate_limiter::Rate;
@@ -45,6 +46,8 @@ pub(crate) const KINDS: &[Kind] = &[
     Kind { name: "net sending by the second pair", queue: 3, make: nets, works: nets_work },
     Kind { name: "net commands", queue: 4, make: nets, works: nets_work },
     Kind { name: "rng", queue: 0, make: || Box::new(Rng::new()), works: rng_works },
+    Kind { name: "vsock receiving", queue: 0, make: vsock, works: vsock_works },
+    Kind { name: "vsock sending", queue: 1, make: vsock, works: vsock_works },
     Kind { name: "balloon inflation", queue: 0, make: balloon, works: balloon_inflates },
     Kind { name: "balloon deflation", queue: 1, make: balloon, works: balloon_deflates },
     Kind { name: "balloon statistics", queue: 2, make: balloon, works: balloon_has_statistics },
@@ -201,6 +204,36 @@ fn rng_works(driver: &mut Driver) -> bool {
     let head = driver.chain(0, &[(DATA, 64, WRITE)]);
     driver.kick(0);
     driver.used(0) == [(head, 64)] && driver.peek(DATA, 64) != [0; 64]
+}
+
+fn vsock() -> Box<dyn VirtioDevice> {
+    // The socket loses its name with the directory, and nobody connects to it.
+    let directory = tempfile::tempdir().unwrap();
+    Box::new(Vsock::open(3, &directory.path().join("vsock")).unwrap())
+}
+
+/// A packet of the guest that belongs to no connection.
+fn vsock_packet() -> [u8; 44] {
+    let mut packet = [0; 44];
+    for (at, byte) in [(0, 3), (8, 2), (28, 1), (30, 5)] {
+        packet[at] = byte;
+    }
+    packet
+}
+
+fn vsock_works(driver: &mut Driver) -> bool {
+    driver.run_backend();
+    driver.used(0);
+    driver.used(1);
+    let head = driver.chain(0, &[(DATA + 0x1000, 2000, WRITE)]);
+    driver.kick(0);
+    driver.poke(DATA, &vsock_packet());
+    let sent = driver.chain(1, &[(DATA, 44, 0)]);
+    driver.kick(1);
+    driver.used(1) == [(sent, 0)]
+        && driver.used(0) == [(head, 44)]
+        // A stream (1) is reset (3).
+        && driver.peek(DATA + 0x1000 + 28, 3) == [1, 0, 3]
 }
 
 fn balloon() -> Box<dyn VirtioDevice> {
@@ -615,6 +648,13 @@ proptest! {
             driver.chain(1, &[(HIGH_START, 512, 0)]);
             driver.kick(1);
             driver.poke(HIGH_START, &[0xa5; 512]);
+        }
+        // A packet to be answered, likewise.
+        if kind.name == "vsock receiving" {
+            driver.poke(HIGH_START, &vsock_packet());
+            driver.chain(1, &[(HIGH_START, 44, 0)]);
+            driver.kick(1);
+            driver.poke(HIGH_START, &[0xa5; 44]);
         }
         let mut parts = parts;
         parts.sort_by_key(|part| part.2);

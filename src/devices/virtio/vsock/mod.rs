@@ -1,0 +1,286 @@
+//! The virtio socket device (virtio 1.3, section 5.10): streams between programs of the guest and
+//! of the host, over Unix sockets.
+//!
+//! A host program connects to the device's socket, says `CONNECT <port>` and a line break, and is
+//! told `OK <port>` once a guest program has accepted. A guest program that connects to port P of
+//! the host reaches the socket that has `_P` after the device's path.
+
+mod backlog;
+mod connection;
+mod credit;
+mod handshake;
+mod host;
+mod muxer;
+mod packet;
+mod poller;
+#[cfg(test)]
+mod tests;
+mod unix;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+pub use unix::VsockError;
+
+use super::batch::{Budget, Done, show};
+use super::chain::Chain;
+use super::device::{
+    Activation, BackendFd, Progress, RING_FEATURES, VirtioDevice, read_config_bytes,
+};
+use super::iovec::{read_ranges, write_ranges};
+use super::queue::{Queue, QueueError};
+use super::throttle::Throttle;
+use crate::memory::GuestMemory;
+use crate::metrics::{Counters, counters};
+use connection::Data;
+use muxer::{Limits, Muxer, packet_len};
+use packet::{HEADER_LEN, Header};
+use unix::{Listener, raise_descriptor_limit};
+
+const DEVICE_TYPE: u32 = 19;
+/// Receive, transmit, events. Of events there are none: the guest never changes its host.
+const QUEUE_SIZES: [u16; 3] = [256, 256, 64];
+const RX: usize = 0;
+const TX: usize = 1;
+const EVENTS: usize = 2;
+
+const SEND_BUDGET: Budget = Budget { chains: 128, bytes: 1 << 20 };
+const RECEIVE_BUDGET: Budget = Budget { chains: 256, bytes: 1 << 20 };
+const LIMITS: Limits = Limits { sockets: 4096, patience: Duration::from_secs(5) };
+/// Descriptors the rest of the process may need.
+const OTHER_DESCRIPTORS: u64 = 1024;
+
+counters! {
+    /// What a socket device has done.
+    pub struct VsockCounters {
+        /// Packets delivered to the guest.
+        rx_packets,
+        /// Bytes of data in them.
+        rx_bytes,
+        /// Packets the guest sent.
+        tx_packets,
+        /// Bytes of data in them that were accepted.
+        tx_bytes,
+        /// Connections that both sides agreed to.
+        connections,
+        /// Connections and host programs that were turned away.
+        refused,
+        /// Connections ended because one side broke the rules, or was lost.
+        resets,
+        /// Packets that belong to no connection, and were answered with a RST.
+        unmatched,
+        /// Packets shorter than their header, or than it says.
+        malformed,
+        /// Packets of a type other than stream.
+        unknown_types,
+        /// Packets from or to an address that is not the guest's or the host's.
+        dropped_foreign,
+        /// Answers that were given up.
+        timeouts,
+    }
+}
+
+/// The buffer of the guest that takes the next packet.
+#[derive(Debug, Default)]
+struct Buffer {
+    chain: Chain,
+    held: bool,
+}
+
+impl Buffer {
+    /// Takes a buffer unless one is held; false when the driver must give more first.
+    fn take(&mut self, queue: &mut Queue, mem: &GuestMemory) -> Result<bool, QueueError> {
+        while !self.held {
+            if queue.pop(mem, &mut self.chain)? {
+                if self.chain.readable_len() > 0 {
+                    return Err(QueueError::Device("receive buffer is not writable"));
+                }
+                if self.chain.writable_len() <= HEADER_LEN {
+                    return Err(QueueError::Device("receive buffer has no room behind a header"));
+                }
+                self.held = true;
+            } else if queue.enable_kicks(mem)? {
+                queue.disable_kicks(mem)?;
+            } else {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Uses it for the packet `header`, whose data lie in it already.
+    fn fill(
+        &mut self,
+        queue: &mut Queue,
+        mem: &GuestMemory,
+        header: &Header,
+    ) -> Result<(), QueueError> {
+        write_ranges(mem, self.chain.writable(), 0, &header.bytes()).map_err(QueueError::Memory)?;
+        self.held = false;
+        queue.stage_used(mem, self.chain.head(), packet_len(header.len))
+    }
+}
+
+/// A socket device.
+pub struct Vsock {
+    muxer: Muxer,
+    counters: Arc<VsockCounters>,
+    config: [u8; 8],
+    active: Option<Activation>,
+    buffer: Buffer,
+    chain: Chain,
+}
+
+impl Vsock {
+    /// A socket device for a guest with the address `cid`, which host programs reach at the Unix
+    /// socket `path`. The socket is created for this user alone, and removed with the device.
+    ///
+    /// # Errors
+    /// [`VsockError`]; nothing is left behind.
+    pub fn open(cid: u32, path: &Path) -> Result<Self, VsockError> {
+        Self::with_limits(cid, path, LIMITS)
+    }
+
+    fn with_limits(cid: u32, path: &Path, limits: Limits) -> Result<Self, VsockError> {
+        raise_descriptor_limit(u64::from(limits.sockets) + OTHER_DESCRIPTORS);
+        let listener = Listener::open(path)?;
+        let muxer = Muxer::new(listener, cid.into(), limits).map_err(VsockError::Poller)?;
+        Ok(Self {
+            counters: muxer.counters.clone(),
+            muxer,
+            config: u64::from(cid).to_le_bytes(),
+            active: None,
+            buffer: Buffer::default(),
+            chain: Chain::default(),
+        })
+    }
+
+    /// Handles what the guest sends, then delivers what there is for it.
+    fn work(&mut self) -> Result<Progress, QueueError> {
+        let room = self.muxer.room_for_resets();
+        let sent = if room > 0 { self.transmit(room)? } else { Progress::Idle };
+        let received = self.receive()?;
+        // A guest that takes none of its answers is not listened to until it does.
+        let resumed = room == 0 && self.muxer.room_for_resets() > 0;
+        let more = resumed || sent == Progress::More || received == Progress::More;
+        Ok(if more { Progress::More } else { Progress::Idle })
+    }
+
+    fn transmit(&mut self, most: usize) -> Result<Progress, QueueError> {
+        let Some(active) = &mut self.active else { return Ok(Progress::Idle) };
+        let chains = SEND_BUDGET.chains.min(u32::try_from(most).unwrap_or(u32::MAX));
+        let budget = Budget { chains, ..SEND_BUDGET };
+        let (muxer, counters) = (&mut self.muxer, &self.counters);
+        active.drain(TX, budget, &mut self.chain, |mem, chain| {
+            counters.tx_packets.inc();
+            transmit(mem, chain, muxer)
+        })
+    }
+
+    fn receive(&mut self) -> Result<Progress, QueueError> {
+        let Some(active) = &mut self.active else { return Ok(Progress::Idle) };
+        let Some(queue) = active.queues.get_mut(RX) else { return Ok(Progress::Idle) };
+        let (mem, muxer, buffer) = (&active.mem, &mut self.muxer, &mut self.buffer);
+        let throttle = &*active.throttles.receive;
+        let result = receive(queue, mem, muxer, buffer, throttle);
+        show(queue, mem, &active.signal)?;
+        result
+    }
+}
+
+/// Handles the packet in `chain`, or drops it when there is no whole header.
+fn transmit(mem: &GuestMemory, chain: &Chain, muxer: &mut Muxer) -> Result<Done, QueueError> {
+    let Some(room) = chain.readable_len().checked_sub(HEADER_LEN) else {
+        muxer.counters.malformed.inc();
+        return Ok(Done::default());
+    };
+    // This copy is what counts, whatever the guest makes of the original meanwhile.
+    let mut header = [0; 44];
+    read_ranges(mem, chain.readable(), &mut header).map_err(QueueError::Memory)?;
+    let header = Header::parse(&header);
+    muxer.handle(&header, &Data { mem, chain, room })?;
+    Ok(Done { used_len: 0, moved: header.len.min(room).into() })
+}
+
+/// Delivers packets until there are none, no buffer is left or the budget is spent.
+fn receive(
+    queue: &mut Queue,
+    mem: &GuestMemory,
+    muxer: &mut Muxer,
+    buffer: &mut Buffer,
+    throttle: &Throttle,
+) -> Result<Progress, QueueError> {
+    let mut budget = RECEIVE_BUDGET;
+    queue.disable_kicks(mem)?;
+    // Refused, the transport kicks the queue when it is time.
+    while buffer.take(queue, mem)? && muxer.has_packet() && throttle.may_begin() {
+        let mut moved = 0;
+        if let Some(header) = muxer.produce(mem, &buffer.chain)? {
+            buffer.fill(queue, mem, &header)?;
+            muxer.counters.rx_packets.inc();
+            moved = packet_len(header.len);
+            throttle.charge(header.len.into());
+        }
+        if !budget.spend(moved.into()) {
+            return Ok(Progress::More);
+        }
+    }
+    Ok(Progress::Idle)
+}
+
+impl VirtioDevice for Vsock {
+    fn device_type(&self) -> u32 {
+        DEVICE_TYPE
+    }
+
+    /// Streams need no feature of their own (section 5.10.3).
+    fn features(&self) -> u64 {
+        RING_FEATURES
+    }
+
+    fn queue_sizes(&self) -> &[u16] {
+        &QUEUE_SIZES
+    }
+
+    fn read_config(&self, offset: u64, data: &mut [u8]) {
+        read_config_bytes(&self.config, offset, data);
+    }
+
+    fn activate(&mut self, activation: Activation) {
+        self.active = Some(activation);
+    }
+
+    fn deactivate(&mut self) -> Option<Vec<Queue>> {
+        let mut queues = self.active.take()?.queues;
+        if let Some(queue) = queues.get_mut(RX) {
+            queue.unpop(self.buffer.held.into());
+        }
+        self.buffer.held = false;
+        self.muxer.reset();
+        Some(queues)
+    }
+
+    fn counters(&self) -> Option<Arc<dyn Counters>> {
+        Some(self.counters.clone())
+    }
+
+    fn process_queue(&mut self, index: usize) -> Result<Progress, QueueError> {
+        match index {
+            EVENTS => Ok(Progress::Idle),
+            _ => self.work(),
+        }
+    }
+
+    fn backend_fds(&self, wanted: &mut Vec<BackendFd>) {
+        wanted.push(BackendFd { fd: self.muxer.fd(), readable: true, writable: false });
+    }
+
+    fn process_backend(&mut self, _index: usize) -> Result<(), QueueError> {
+        self.muxer.handle_host();
+        if self.work()? == Progress::More {
+            self.muxer.poller.wake();
+        }
+        Ok(())
+    }
+}
