@@ -14,3 +14,4 @@ mod ends;
 mod guest;
 mod net;
 mod user_net;
+mod vsock;

@@ -113,6 +113,8 @@ struct Ring {
     next_desc: u16,
     avail_idx: u16,
     used_seen: u16,
+    /// `avail_idx` when a kick was last considered.
+    considered: u16,
 }
 
 /// The driver, with the transport and the guest memory it works on.
@@ -142,6 +144,7 @@ impl Driver {
                 next_desc: 0,
                 avail_idx: 0,
                 used_seen: 0,
+                considered: 0,
             })
             .collect();
         // What queues there are depends on it (sections 5.1.2 and 5.5.2).
@@ -167,7 +170,7 @@ impl Driver {
         self.negotiate(features);
         for queue in 0..self.queues.len() {
             let ring = &mut self.queues[queue];
-            (ring.next_desc, ring.avail_idx, ring.used_seen) = (0, 0, 0);
+            (ring.next_desc, ring.avail_idx, ring.used_seen, ring.considered) = (0, 0, 0, 0);
             let (rings, size) = (ring.rings, ring.size);
             self.mem.write_slice(&[0; 0x1000], GuestAddress(rings.avail)).unwrap();
             self.mem.write_slice(&[0; 0x1000], GuestAddress(rings.used)).unwrap();
@@ -325,6 +328,21 @@ impl Driver {
     pub(crate) fn kick(&mut self, queue: usize) {
         self.write(QUEUE_NOTIFY, u32::try_from(queue).unwrap());
         self.run();
+    }
+
+    /// Kicks `queue` only if the device asked for it (section 2.7.10, with EVENT_IDX), as a driver
+    /// does that has made everything available since its last call.
+    pub(crate) fn kick_if_asked(&mut self, queue: usize) -> bool {
+        let ring = &mut self.queues[queue];
+        let at = ring.rings.used + 4 + u64::from(ring.size) * 8;
+        let event: u16 = self.mem.read_obj(GuestAddress(at)).unwrap();
+        let (old, new) = (ring.considered, ring.avail_idx);
+        ring.considered = new;
+        let asked = new.wrapping_sub(event).wrapping_sub(1) < new.wrapping_sub(old);
+        if asked {
+            self.kick(queue);
+        }
+        asked
     }
 
     /// The event loop: delivers kicks until there are none.

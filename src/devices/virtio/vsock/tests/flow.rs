@@ -347,3 +347,42 @@ proptest! {
         prop_assert!(machine.works());
     }
 }
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(20))]
+
+    /// A driver that kicks only when it is asked to is never forgotten, however its packets and
+    /// its buffers come.
+    #[test]
+    fn every_packet_is_answered_though_kicks_come_only_when_asked_for(
+        steps in prop::collection::vec((0u16..SIZE, 0u16..SIZE), 1..120),
+    ) {
+        let mut machine = Machine::stingy();
+        let (mut sent, mut answered, mut posted) = (0u64, 0u64, 0u16);
+        let mut in_tx = 0;
+        let rounds = steps.into_iter().chain(std::iter::repeat_n((0, SIZE), 40));
+        for (packets, buffers) in rounds {
+            in_tx -= machine.driver.used(TX).len();
+            for _ in 0..packets {
+                if in_tx < usize::from(SIZE) {
+                    machine.driver.poke(DATA, &header(op::RW).bytes());
+                    machine.driver.chain(TX, &[(DATA, 44, 0)]);
+                    in_tx += 1;
+                    sent += 1;
+                }
+            }
+            machine.driver.kick_if_asked(TX);
+            machine.driver.run_backend();
+            let used = machine.driver.used(RX).len();
+            answered += u64::try_from(used).unwrap();
+            posted -= u16::try_from(used).unwrap();
+            for _ in 0..buffers.min(SIZE - posted) {
+                machine.post();
+                posted += 1;
+            }
+            machine.driver.kick_if_asked(RX);
+            machine.driver.run_backend();
+        }
+        prop_assert_eq!((sent, machine.counters.tx_packets.get()), (answered, sent));
+    }
+}
