@@ -49,6 +49,9 @@ fn control_hint(error: &ControlError) -> Option<String> {
         MachineError::Vsock { source: VsockError::Exists { .. } } => {
             "give another path for the socket, or remove what is there"
         }
+        MachineError::Vsock { source: VsockError::InUse(_) } => {
+            "give each machine its own path for the socket"
+        }
         MachineError::Vsock { source: VsockError::Setup { .. } } => {
             "give a path in a directory that exists and is this user's"
         }

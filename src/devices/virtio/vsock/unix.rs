@@ -36,6 +36,9 @@ pub enum VsockError {
         /// What is there.
         what: &'static str,
     },
+    /// Somebody listens there.
+    #[error("{} is in use by another process", .0.display())]
+    InUse(PathBuf),
     /// The host refused a step.
     #[error("{step} {}", path.display())]
     Setup {
@@ -165,7 +168,7 @@ fn remove_stale(path: &Path, address: &SocketAddrUnix) -> Result<(), VsockError>
         Err(Errno::CONNREFUSED) => {
             unlinkat(CWD, path, rustix::fs::AtFlags::empty()).map_err(failed("remove the old"))
         }
-        _ => exists("in use by another process"),
+        _ => Err(VsockError::InUse(path.to_owned())),
     }
 }
 
@@ -223,7 +226,7 @@ mod tests {
         assert!(refused(&path).ends_with("exists and is no socket"));
         fs::remove_file(&path).unwrap();
         let held = Listener::open(&path).unwrap();
-        assert!(refused(&path).ends_with("exists and is in use by another process"));
+        assert!(refused(&path).ends_with("vsock is in use by another process"));
         drop(held);
         Listener::open(&path).unwrap();
     }
