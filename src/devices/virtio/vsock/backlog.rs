@@ -7,6 +7,7 @@ use rustix::io::Errno;
 use vm_memory::GuestMemoryError;
 
 use super::connection::send;
+use super::credit::BUF_ALLOC;
 use crate::devices::virtio::iovec::read_window;
 use crate::memory::{GuestMemory, GuestRange};
 
@@ -30,10 +31,16 @@ impl Backlog {
         ranges: &[GuestRange],
         skip: u32,
     ) -> Result<(), GuestMemoryError> {
+        if ranges.iter().map(|range| u64::from(range.len)).sum::<u64>() <= u64::from(skip) {
+            return Ok(());
+        }
         if self.taken > 0 {
             self.bytes.drain(..self.taken.min(self.bytes.len()));
             self.taken = 0;
         }
+        // As much as it will ever hold, and not twice that.
+        let most = usize::try_from(BUF_ALLOC).unwrap_or(0);
+        self.bytes.reserve_exact(most.saturating_sub(self.bytes.len()));
         read_window(mem, ranges, skip, &mut self.bytes)
     }
 

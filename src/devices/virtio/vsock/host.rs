@@ -1,5 +1,6 @@
 //! What the host's side brings about: programs that connect, sockets that change, time that passes.
 
+use std::os::fd::OwnedFd;
 use std::time::Instant;
 
 use rustix::io::Errno;
@@ -72,36 +73,33 @@ impl Muxer {
 
     /// Takes host programs that wait, as many as there is room for.
     fn accept(&mut self) {
-        let mut room = if self.accepting {
-            ACCEPTED.min(MAX_HANDSHAKES.saturating_sub(self.handshakes()))
-        } else {
-            0
-        };
-        while room > 0 {
-            room -= 1;
+        for _ in 0..ACCEPTED {
+            if !self.accepting || self.handshakes() >= MAX_HANDSHAKES {
+                return;
+            }
             match self.listener.accept() {
-                Ok(socket) if self.has_room() => {
-                    let deadline = self.deadline();
-                    let number = self.keep_loose(Loose::Handshake(Handshake { socket, deadline }));
-                    if let Some(Loose::Handshake(handshake)) = self.loose.get(&number)
-                        && self.poller.watch(&handshake.socket, Token::Loose(number)).is_err()
-                    {
-                        self.drop_handshake(number);
-                    }
-                }
+                Ok(socket) if self.has_room() => self.begin_handshake(socket),
                 Ok(_) => self.counters.refused.inc(),
                 Err(Errno::INTR | Errno::CONNABORTED) => {}
-                Err(Errno::AGAIN) => {
-                    self.accepting = false;
-                    return;
-                }
+                Err(Errno::AGAIN) => self.accepting = false,
                 Err(e) => {
                     // Most likely there are too many descriptors: some may be free later.
                     debug!("no host program can be accepted: {e}");
-                    self.look_at_the_clock_soon();
-                    return;
+                    return self.look_at_the_clock_soon();
                 }
             }
+        }
+        // More may wait, of which nothing else would tell.
+        self.poller.wake();
+    }
+
+    fn begin_handshake(&mut self, socket: OwnedFd) {
+        let deadline = self.deadline();
+        let number = self.keep_loose(Loose::Handshake(Handshake { socket, deadline }));
+        if let Some(Loose::Handshake(handshake)) = self.loose.get(&number)
+            && self.poller.watch(&handshake.socket, Token::Loose(number)).is_err()
+        {
+            self.drop_handshake(number);
         }
     }
 

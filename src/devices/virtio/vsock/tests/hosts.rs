@@ -140,6 +140,18 @@ fn program_that_only_listens_is_served() {
     assert_eq!(read_now(&mut program), expected.into_bytes());
 }
 
+/// However many wait, each hears that there is no room.
+#[test]
+fn crowd_without_room_is_refused_to_the_last() {
+    let mut machine = Machine::with_limits(Limits { sockets: 1, ..LIMITS });
+    let _only = machine.connected();
+    let mut programs: Vec<_> = (0..100).map(|_| machine.program()).collect();
+    machine.driver.run_backend();
+    programs.iter().for_each(|program| program.set_nonblocking(true).unwrap());
+    assert!(programs.iter_mut().all(is_lost));
+    assert_eq!(machine.counters.refused.get(), 100);
+}
+
 /// Each gets its turn: a program that has much to say does not keep another from the guest.
 #[test]
 fn connections_take_turns_with_the_guests_buffers() {
