@@ -6,11 +6,14 @@ use std::num::NonZeroU64;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use arbitrary::Unstructured;
 use proptest::prelude::*;
 use rustix::event::{EventfdFlags, eventfd};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 
 use super::control::{Message, event};
 use super::endpoint::Watched;
@@ -18,6 +21,7 @@ use super::*;
 use crate::devices::console::{ConsoleInput, ConsoleOutput, InputSink, KEPT};
 use crate::devices::virtio::Direction;
 use crate::devices::virtio::device::{F_EVENT_IDX, F_INDIRECT_DESC};
+use crate::devices::virtio::fuzz::attack;
 use crate::devices::virtio::testing::{DATA, Driver, NEXT, WRITE};
 use crate::rate_limiter::Rate;
 
@@ -620,6 +624,48 @@ proptest! {
         prop_assert!(answers(&mut machine.driver));
         prop_assert_eq!(machine.send(1, b"alive").len(), 1);
         prop_assert_eq!(machine.output.last_lines(1), ["alive"]);
+    }
+}
+
+/// What clients do when it is their turn: one comes where there is room, says something, hears what
+/// there is, or leaves.
+fn client(path: PathBuf) -> Box<dyn FnMut(&mut Unstructured<'_>) -> arbitrary::Result<()>> {
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let address = SocketAddrUnix::new(&path).unwrap();
+    let come = move || {
+        let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None).unwrap();
+        connect(&socket, &address).is_ok().then(|| UnixStream::from(socket))
+    };
+    let mut client = None;
+    Box::new(move |input| {
+        let Some(mut stream) = client.take().or_else(&come) else { return Ok(()) };
+        let len = input.int_in_range(0..=300_000)?;
+        match input.int_in_range(0..=2)? {
+            0 => return Ok(()),
+            1 => drop(stream.write(&vec![0x5a; len])),
+            _ => drop(stream.read(&mut vec![0; len])),
+        }
+        client = Some(stream);
+        Ok(())
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    /// S7, S4: whatever a driver does to any queue or register, and a client meanwhile.
+    #[test]
+    fn any_deeds_of_driver_and_client_leave_a_device_that_begins_anew(
+        data in prop::collection::vec(any::<u8>(), 0..1024),
+        opened: bool,
+    ) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("t");
+        let socket: Box<dyn Endpoint> = Box::new(PortSocket::open(&path).unwrap());
+        let console = Console::new(Some(Echo::boxed()), [("t".to_owned(), socket)]).unwrap();
+        let device: Box<dyn VirtioDevice> =
+            if opened { Box::new(Opened(console)) } else { Box::new(console) };
+        attack(device, client(path), &data);
     }
 }
 
