@@ -13,7 +13,7 @@
 //! | [`arch`] | what differs between processor architectures | 1 |
 //! | [`devices`] | serial port, power registers, virtio | 1 |
 //! | [`config`] | what the user asked for, as plain data | 0 |
-//! | [`bus`], [`memory`], [`metrics`], [`rate_limiter`] | addresses to devices; guest memory; counters; token buckets | 0 |
+//! | [`bus`], [`memory`], [`listener`], [`metrics`], [`rate_limiter`] | addresses to devices; guest memory; unix sockets; counters; token buckets | 0 |
 
 pub mod arch;
 pub mod bus;
@@ -23,6 +23,7 @@ pub mod control;
 pub mod devices;
 pub mod doctor;
 pub mod kvm;
+pub mod listener;
 pub mod machine;
 pub mod memory;
 pub mod metrics;

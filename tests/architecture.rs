@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Modules of the library and their ranks: a module uses only modules of a lower rank.
-const RANKS: [(&str, u8); 13] = [
+const RANKS: [(&str, u8); 14] = [
     ("cli", 6),
     ("control", 4),
     ("machine", 3),
@@ -18,6 +18,7 @@ const RANKS: [(&str, u8); 13] = [
     ("config", 0),
     ("bus", 0),
     ("memory", 0),
+    ("listener", 0),
     ("metrics", 0),
     ("rate_limiter", 0),
 ];

@@ -7,9 +7,9 @@ use crate::arch::{InitrdError, KernelError};
 use crate::config::{ConfigError, FileError};
 use crate::control::ControlError;
 use crate::devices::virtio::block::DiskError;
-use crate::devices::virtio::console::SocketError;
 use crate::devices::virtio::vsock::VsockError;
 use crate::kvm::VmError;
+use crate::listener::ListenError;
 use crate::machine::MachineError;
 use crate::preflight::PreflightError;
 
@@ -42,22 +42,19 @@ fn control_hint(error: &ControlError) -> Option<String> {
         MachineError::Disk { source: DiskError::Overlay { .. }, .. } => {
             "give an overlay of this base, or a new name in a directory that exists"
         }
-        MachineError::Port { source: SocketError::Taken(_), .. } => {
-            "another machine listens there, or it is no socket: give another socket=PATH"
-        }
-        MachineError::Port { .. } => "check that the directory exists, and its owner and mode",
-        MachineError::Vsock { source: VsockError::Exists { .. } } => {
-            "give another path for the socket, or remove what is there"
-        }
-        MachineError::Vsock { source: VsockError::InUse(_) } => {
-            "give each machine its own path for the socket"
-        }
-        MachineError::Vsock { source: VsockError::Setup { .. } } => {
-            "give a path in a directory that exists and is this user's"
-        }
+        MachineError::Port { source, .. }
+        | MachineError::Vsock { source: VsockError::Listen(source) } => socket_hint(source),
         _ => return None,
     };
     Some(hint.to_owned())
+}
+
+fn socket_hint(error: &ListenError) -> &'static str {
+    match error {
+        ListenError::Exists { .. } => "give another path for the socket, or remove what is there",
+        ListenError::InUse(_) => "give each machine its own path for the socket",
+        ListenError::Setup { .. } => "give a path in a directory that exists and is this user's",
+    }
 }
 
 fn vm_hint(error: &VmError) -> &'static str {
@@ -111,8 +108,8 @@ fn is_config_of_machine(error: &ControlError) -> bool {
                         | DiskError::NoDirect { .. },
                     ..
                 }
-                | MachineError::Port { source: SocketError::Listen { .. }, .. }
-                | MachineError::Vsock { source: VsockError::Exists { .. } }
+                | MachineError::Port { source: ListenError::Exists { .. }, .. }
+                | MachineError::Vsock { source: VsockError::Listen(ListenError::Exists { .. }) }
                 | MachineError::BootData(_)
                 | MachineError::TooManyDevices(_)
         )

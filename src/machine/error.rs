@@ -9,10 +9,10 @@ use crate::bus::BusError;
 use crate::config::FileError;
 use crate::devices::virtio::UpdateError;
 use crate::devices::virtio::block::DiskError;
-use crate::devices::virtio::console::SocketError;
 use crate::devices::virtio::net::{PasstError, TapError};
 use crate::devices::virtio::vsock::VsockError;
 use crate::kvm::VmError;
+use crate::listener::ListenError;
 
 /// Why a machine could not be built.
 #[derive(Debug, Error)]
@@ -64,7 +64,7 @@ pub enum MachineError {
         name: String,
         /// What is wrong with its socket.
         #[source]
-        source: SocketError,
+        source: ListenError,
     },
     /// The host gave no pseudo-terminal.
     #[error("make a pseudo-terminal for the console")]

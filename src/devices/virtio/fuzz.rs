@@ -43,7 +43,7 @@ use crate::rate_limiter::Rate;
 const MAX_DEEDS: usize = 256;
 
 /// What the host does to the device when it is its turn.
-type Host = Box<dyn FnMut(&mut Unstructured<'_>) -> Result<()>>;
+pub(super) type Host = Box<dyn FnMut(&mut Unstructured<'_>) -> Result<()>>;
 
 /// The queue and the reader of chains, on rings of any contents.
 pub fn queue(data: &[u8]) {

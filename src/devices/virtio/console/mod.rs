@@ -16,7 +16,7 @@ use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::event::{EventfdFlags, Timespec, eventfd};
 
 pub use endpoint::{Endpoint, Terminal, Wish};
-pub use socket::{PortSocket, SocketError};
+pub use socket::PortSocket;
 
 use self::endpoint::Nowhere;
 use self::port::{BUDGET, Lane, Port, Purpose, Scratch};

@@ -6,11 +6,10 @@ use std::num::NonZeroU64;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::Path;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use arbitrary::Unstructured;
 use proptest::prelude::*;
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
@@ -21,8 +20,9 @@ use super::*;
 use crate::devices::console::{ConsoleInput, ConsoleOutput, InputSink, KEPT};
 use crate::devices::virtio::Direction;
 use crate::devices::virtio::device::{F_EVENT_IDX, F_INDIRECT_DESC};
-use crate::devices::virtio::fuzz::attack;
+use crate::devices::virtio::fuzz::{Host, attack};
 use crate::devices::virtio::testing::{DATA, Driver, NEXT, WRITE};
+use crate::listener::ListenError;
 use crate::rate_limiter::Rate;
 
 /// An endpoint that sends back what it got last.
@@ -555,7 +555,7 @@ fn socket_is_private_replaces_an_abandoned_one_and_goes_with_its_port() {
     let path = dir.path().join("s");
     let socket = PortSocket::open(&path).unwrap();
     assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
-    assert!(matches!(PortSocket::open(&path), Err(SocketError::Taken(_))));
+    assert!(matches!(PortSocket::open(&path), Err(ListenError::InUse(_))));
     drop(socket);
     assert!(!path.exists());
 
@@ -567,9 +567,9 @@ fn socket_is_private_replaces_an_abandoned_one_and_goes_with_its_port() {
     std::fs::write(&path, b"precious").unwrap();
     drop(socket);
     assert_eq!(std::fs::read(&path).unwrap(), b"precious");
-    assert!(matches!(PortSocket::open(&path), Err(SocketError::Taken(_))), "{abandoned}");
+    assert!(matches!(PortSocket::open(&path), Err(ListenError::Exists { .. })), "{abandoned}");
     let missing = dir.path().join("no/s");
-    assert!(matches!(PortSocket::open(&missing), Err(SocketError::Listen { .. })));
+    assert!(matches!(PortSocket::open(&missing), Err(ListenError::Setup { .. })));
 }
 
 proptest! {
@@ -629,9 +629,9 @@ proptest! {
 
 /// What clients do when it is their turn: one comes where there is room, says something, hears what
 /// there is, or leaves.
-fn client(path: PathBuf) -> Box<dyn FnMut(&mut Unstructured<'_>) -> arbitrary::Result<()>> {
+fn client(path: &Path) -> Host {
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-    let address = SocketAddrUnix::new(&path).unwrap();
+    let address = SocketAddrUnix::new(path).unwrap();
     let come = move || {
         let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None).unwrap();
         connect(&socket, &address).is_ok().then(|| UnixStream::from(socket))
@@ -665,7 +665,7 @@ proptest! {
         let console = Console::new(Some(Echo::boxed()), [("t".to_owned(), socket)]).unwrap();
         let device: Box<dyn VirtioDevice> =
             if opened { Box::new(Opened(console)) } else { Box::new(console) };
-        attack(device, client(path), &data);
+        attack(device, client(&path), &data);
     }
 }
 

@@ -21,7 +21,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use unix::VsockError;
+use rustix::io::Errno;
+use thiserror::Error;
 
 use super::batch::{Budget, Done, show};
 use super::chain::Chain;
@@ -31,12 +32,13 @@ use super::device::{
 use super::iovec::{read_ranges, write_ranges};
 use super::queue::{Queue, QueueError};
 use super::throttle::Throttle;
+use crate::listener::{ListenError, Listener};
 use crate::memory::GuestMemory;
 use crate::metrics::{Counters, counters};
 use connection::Data;
 use muxer::{Limits, Muxer, packet_len};
 use packet::{HEADER_LEN, Header};
-use unix::{Listener, raise_descriptor_limit};
+use unix::raise_descriptor_limit;
 
 const DEVICE_TYPE: u32 = 19;
 /// Receive, transmit, events. Of events there are none: the guest never changes its host.
@@ -48,8 +50,21 @@ const EVENTS: usize = 2;
 const SEND_BUDGET: Budget = Budget { chains: 128, bytes: 1 << 20 };
 const RECEIVE_BUDGET: Budget = Budget { chains: 256, bytes: 1 << 20 };
 const LIMITS: Limits = Limits { sockets: 4096, patience: Duration::from_secs(5) };
+/// Host programs that wait to be accepted.
+const BACKLOG: i32 = 128;
 /// Descriptors the rest of the process may need.
 const OTHER_DESCRIPTORS: u64 = 1024;
+
+/// Why a socket device cannot be had.
+#[derive(Debug, Error)]
+pub enum VsockError {
+    /// Its socket cannot be listened on.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// The host gave no descriptor to wait for sockets with.
+    #[error("set up waiting for sockets")]
+    Poller(#[source] Errno),
+}
 
 counters! {
     /// What a socket device has done.
@@ -144,7 +159,7 @@ impl Vsock {
 
     fn with_limits(cid: u32, path: &Path, limits: Limits) -> Result<Self, VsockError> {
         raise_descriptor_limit(u64::from(limits.sockets) + OTHER_DESCRIPTORS);
-        let listener = Listener::open(path)?;
+        let listener = Listener::open(path, BACKLOG)?;
         let muxer = Muxer::new(listener, cid.into(), limits).map_err(VsockError::Poller)?;
         Ok(Self {
             counters: muxer.counters.clone(),

@@ -15,9 +15,10 @@ use super::connection::{Connection, Data, Produced, Scratch, Verdict};
 use super::handshake::Handshake;
 use super::packet::{ANY_PORT, HEADER_LEN, HOST_CID, Header, STREAM, op};
 use super::poller::{FIRST_LOOSE, Key, Poller, Token};
-use super::unix::Listener;
+use super::unix::connect;
 use crate::devices::virtio::chain::Chain;
 use crate::devices::virtio::queue::QueueError;
+use crate::listener::Listener;
 use crate::memory::GuestMemory;
 
 /// What is bounded from outside of this file.
@@ -155,7 +156,7 @@ impl Muxer {
                 Err(Errno::ADDRNOTAVAIL)
             }
             _ if !self.has_room() => Err(Errno::MFILE),
-            _ => self.listener.connect(key.host_port),
+            _ => connect(self.listener.path(), key.host_port),
         };
         let connected = result.and_then(|socket| {
             self.poller.watch(&socket, Token::Connection(key))?;
