@@ -251,11 +251,10 @@ impl ConfigError {
             Self::Ip6(_) => "give the guest's global address, such as ip6=fd00::2",
             Self::TooManyPorts(_) => "carry several streams over one port, or use vsock",
             Self::PortName(_) => "use a name such as org.example.agent",
-            Self::DuplicatePort(_) => "give each --port its own name=NAME",
-            Self::DuplicateSocket(_) => "give each --port its own socket=PATH",
-            Self::SocketTooLong(_) => {
-                "use a shorter path, or one relative to the working directory"
+            Self::DuplicatePort(_) | Self::DuplicateSocket(_) => {
+                "give each --port its own name=NAME,socket=PATH"
             }
+            Self::SocketTooLong(_) => "use a shorter path, relative to the working directory",
             Self::Cid(_) => "use cid=3: an address is the guest's own affair on this host",
             Self::Socket(_) => "use a short path, such as socket=/run/vm.vsock",
         };
