@@ -120,8 +120,12 @@ pub fn start_vcpu(
         .spawn(move || {
             let end = vcpu.run();
             vcpu.events.ended(index, end);
+            // Whoever has the vCPU back must be the last to hold the devices, so that these are
+            // dropped before the process ends: some have a file to remove.
+            let Vcpu { fd, buses, .. } = vcpu;
+            drop(buses);
             // Nobody waits for a vCPU that took too long to stop.
-            let _ = leave.send(vcpu.fd);
+            let _ = leave.send(fd);
         })
         .map_err(|source| VcpuError::Thread { index, source })?;
     Ok(RunningVcpu { thread, ended, shared })
