@@ -163,7 +163,7 @@ fn unusable_disks_and_initrds_are_refused() {
         (&[K, "--console", "file=directory"], "is a directory"),
         (&[K, "--console", "file=/dev/zero"], "is a character device"),
         (&[K, "--console", "file=missing/log"], "console: open missing/log"),
-        (&[K, "--port", "name=a,socket=missing/s"], "port a: listen on missing/s"),
+        (&[K, "--port", "name=a,socket=missing/s"], "port a: open the directory missing"),
     ]);
 }
 

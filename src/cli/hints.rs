@@ -108,8 +108,15 @@ fn is_config_of_machine(error: &ControlError) -> bool {
                         | DiskError::NoDirect { .. },
                     ..
                 }
-                | MachineError::Port { source: ListenError::Exists { .. }, .. }
-                | MachineError::Vsock { source: VsockError::Listen(ListenError::Exists { .. }) }
+                | MachineError::Port {
+                    source: ListenError::Exists { .. } | ListenError::Setup { .. },
+                    ..
+                }
+                | MachineError::Vsock {
+                    source: VsockError::Listen(
+                        ListenError::Exists { .. } | ListenError::Setup { .. }
+                    ),
+                }
                 | MachineError::BootData(_)
                 | MachineError::TooManyDevices(_)
         )
