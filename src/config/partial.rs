@@ -62,7 +62,7 @@ pub struct PartialConfig {
     /// Add a disk backed by a raw image; repeatable
     #[arg(
         long,
-        value_name = "path=FILE,readonly=on|off,id=ID,engine=sync|io_uring,direct=on|off,queues=N",
+        value_name = "path=FILE,readonly=on|off,id=ID,engine=sync|io_uring,direct=on|off,overlay=FILE,queues=N",
         help_heading = "Machine"
     )]
     pub disk: Vec<Disk>,

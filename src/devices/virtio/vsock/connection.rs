@@ -92,10 +92,10 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    fn new(socket: OwnedFd) -> Self {
+    fn new(socket: OwnedFd, room: u32) -> Self {
         Self {
             socket,
-            credit: Credit::default(),
+            credit: Credit::with_room(room),
             backlog: Backlog::default(),
             owed: Owed::default(),
             established: false,
@@ -109,17 +109,19 @@ impl Connection {
         }
     }
 
-    /// The guest has asked for it, with the packet `request`, and `socket` is connected.
-    pub(super) fn accepted(socket: OwnedFd, request: &Header) -> Self {
-        let mut new = Self { established: true, ..Self::new(socket) };
+    /// The guest has asked for it, with the packet `request`, and `socket` is connected. Up to `room`
+    /// bytes of the guest are kept for a host program that does not read them.
+    pub(super) fn accepted(socket: OwnedFd, request: &Header, room: u32) -> Self {
+        let mut new = Self { established: true, ..Self::new(socket, room) };
         new.credit.learn(request.buf_alloc, request.fwd_cnt);
         new.owed.response = true;
         new
     }
 
     /// A host program asks for it at `socket`; the guest's answer is given up at `deadline`.
-    pub(super) fn requested(socket: OwnedFd, deadline: Instant) -> Self {
-        let mut new = Self { deadline: Some(deadline), ..Self::new(socket) };
+    /// As for [`Connection::accepted`], `room` is kept.
+    pub(super) fn requested(socket: OwnedFd, deadline: Instant, room: u32) -> Self {
+        let mut new = Self { deadline: Some(deadline), ..Self::new(socket, room) };
         new.owed.request = true;
         new
     }

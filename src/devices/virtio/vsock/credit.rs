@@ -7,10 +7,14 @@ use std::num::Wrapping;
 
 /// Bytes of the guest that are kept for a host program that does not read them, per connection.
 pub(super) const BUF_ALLOC: u32 = 64 << 10;
+/// The same for connections that are made while there are many, so that all together keep little.
+pub(super) const CROWDED_BUF_ALLOC: u32 = 4 << 10;
 
 /// The credit of one connection.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Credit {
+    /// How much of the guest's is kept here.
+    room: u32,
     /// From the guest.
     received: Wrapping<u32>,
     /// Of those, taken by the host program.
@@ -25,7 +29,27 @@ pub(super) struct Credit {
     guest_room: u32,
 }
 
+impl Default for Credit {
+    fn default() -> Self {
+        Self::with_room(BUF_ALLOC)
+    }
+}
+
 impl Credit {
+    /// Of a new connection that keeps up to `room` bytes of the guest.
+    pub(super) fn with_room(room: u32) -> Self {
+        let none = Wrapping(0);
+        Self {
+            room,
+            received: none,
+            forwarded: none,
+            told: none,
+            sent: none,
+            guest_forwarded: none,
+            guest_room: 0,
+        }
+    }
+
     /// Takes over what a packet of the guest says.
     pub(super) fn learn(&mut self, buf_alloc: u32, fwd_cnt: u32) {
         self.guest_room = buf_alloc;
@@ -45,7 +69,7 @@ impl Credit {
 
     /// Counts bytes received from the guest; false when it was not told that it may send so many.
     pub(super) fn receive(&mut self, len: u32) -> bool {
-        let room = BUF_ALLOC.saturating_sub((self.received - self.told).0);
+        let room = self.room.saturating_sub((self.received - self.told).0);
         self.received += len;
         len <= room
     }
@@ -58,13 +82,13 @@ impl Credit {
     /// Whether the guest should be told that it may send more: when it knows of less than half of
     /// the room, so that it never waits in vain and is not told of every byte.
     pub(super) fn is_news(&self) -> bool {
-        self.forwarded != self.told && (self.received - self.told).0 > BUF_ALLOC / 2
+        self.forwarded != self.told && (self.received - self.told).0 > self.room / 2
     }
 
     /// What a packet to the guest says: `buf_alloc` and `fwd_cnt`.
     pub(super) fn tell(&mut self) -> (u32, u32) {
         self.told = self.forwarded;
-        (BUF_ALLOC, self.told.0)
+        (self.room, self.told.0)
     }
 }
 

@@ -12,6 +12,7 @@ use tracing::debug;
 use super::VsockCounters;
 use super::backlog::Backlog;
 use super::connection::{Connection, Data, Produced, Scratch, Verdict};
+use super::credit::{BUF_ALLOC, CROWDED_BUF_ALLOC};
 use super::handshake::Handshake;
 use super::packet::{ANY_PORT, HEADER_LEN, HOST_CID, Header, STREAM, op};
 use super::poller::{FIRST_LOOSE, Key, Poller, Token};
@@ -44,6 +45,9 @@ pub(super) enum Loose {
     Leaving { socket: OwnedFd, backlog: Backlog },
 }
 
+/// With so many sockets a new connection keeps less: 128 of 64 KiB and the rest of 4 KiB are 24 MiB.
+pub(super) const CROWD: usize = 128;
+
 /// The connections.
 #[derive(Debug)]
 pub(super) struct Muxer {
@@ -65,6 +69,14 @@ pub(super) struct Muxer {
 }
 
 impl Muxer {
+    /// What the next connection keeps of the guest: little when there are many already.
+    fn room(&self) -> u32 {
+        match self.connections.len() + self.loose.len() < CROWD {
+            true => BUF_ALLOC,
+            false => CROWDED_BUF_ALLOC,
+        }
+    }
+
     pub(super) fn new(listener: Listener, guest_cid: u64, limits: Limits) -> Result<Self, Errno> {
         let poller = Poller::new()?;
         poller.watch(&listener, Token::Listener)?;
@@ -165,7 +177,7 @@ impl Muxer {
         match connected {
             Ok(socket) => {
                 self.counters.connections.inc();
-                self.connections.insert(key, Connection::accepted(socket, request));
+                self.connections.insert(key, Connection::accepted(socket, request, self.room()));
                 self.enqueue(key);
             }
             Err(e) => {
@@ -184,7 +196,7 @@ impl Muxer {
             return self.counters.refused.inc();
         }
         let deadline = self.deadline();
-        self.connections.insert(key, Connection::requested(socket, deadline));
+        self.connections.insert(key, Connection::requested(socket, deadline, self.room()));
         self.enqueue(key);
     }
 
