@@ -11,6 +11,8 @@
     reason = "a test fails by a panic"
 )]
 
+mod sockets;
+
 use std::collections::VecDeque;
 use std::io::{IoSlice, IoSliceMut};
 use std::num::NonZeroU64;
@@ -38,6 +40,8 @@ use crate::bus::{BusDevice, lock};
 use crate::config;
 use crate::memory::{GuestMemory, GuestRange};
 use crate::rate_limiter::Rate;
+
+pub use sockets::{console, vsock};
 
 /// Deeds of one input at most: what is longer shows nothing new.
 const MAX_DEEDS: usize = 256;
@@ -322,8 +326,15 @@ mod tests {
     /// A target by the name of its corpus.
     type Target = (&'static str, fn(&[u8]));
 
-    const TARGETS: [Target; 5] =
-        [("queue", queue), ("mmio", mmio), ("block", block), ("net", net), ("balloon", balloon)];
+    const TARGETS: [Target; 7] = [
+        ("queue", queue),
+        ("mmio", mmio),
+        ("block", block),
+        ("net", net),
+        ("balloon", balloon),
+        ("vsock", vsock),
+        ("console", console),
+    ];
 
     #[test]
     fn corpus_of_every_target_is_survived() {
