@@ -103,7 +103,7 @@ enum HostCommand {
     /// kernels and root filesystems under /srv/vmm. Its streams are ours, its arguments are passed
     /// as they are. Exit status: 124 time ran out, 125 the host failed, else the command's own.
     ///   cargo xtask host run -- ls -l /dev/kvm /srv/vmm/kernels
-    ///   cargo xtask host run --copy ./disk.img:/root/disk.img -- fio --filename=disk.img ...
+    ///   cargo xtask host run --copy ./disk.img:/tmp/disk.img -- fio --filename=disk.img ...
     #[command(verbatim_doc_comment)]
     Run(RunArgs),
     /// Open a shell in a fresh emulated host; leaving it throws the host away
