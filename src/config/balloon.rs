@@ -7,7 +7,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use super::{KeyValueError, MemorySize, parse_key_values};
+use super::MemorySize;
+use super::key_value::from_key_values;
 
 /// A memory balloon: `--balloon size=,...`, or a `[balloon]` of the file. Every key may be left out.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,13 +48,7 @@ impl Default for Balloon {
     }
 }
 
-impl FromStr for Balloon {
-    type Err = KeyValueError;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        parse_key_values(text)
-    }
-}
+from_key_values!(Balloon);
 
 /// A time between two events that repeat: whole seconds, written `1s`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,11 +1,10 @@
 //! A disk of the guest.
 
 use std::path::PathBuf;
-use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use super::{KeyValueError, parse_key_values};
+use super::key_value::from_key_values;
 
 /// How a disk moves data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -82,13 +81,7 @@ impl Disk {
     }
 }
 
-impl FromStr for Disk {
-    type Err = KeyValueError;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        parse_key_values(text)
-    }
-}
+from_key_values!(Disk);
 
 #[cfg(test)]
 mod tests {

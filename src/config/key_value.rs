@@ -38,6 +38,20 @@ pub fn parse_key_values<T: DeserializeOwned>(text: &str) -> Result<T, KeyValueEr
     T::deserialize(MapDeserializer::new(pairs))
 }
 
+/// Has a flag's value read into each noun as [`parse_key_values`] does.
+macro_rules! from_key_values {
+    ($noun:ty) => {
+        impl std::str::FromStr for $noun {
+            type Err = $crate::config::KeyValueError;
+
+            fn from_str(text: &str) -> Result<Self, Self::Err> {
+                $crate::config::parse_key_values(text)
+            }
+        }
+    };
+}
+pub(super) use from_key_values;
+
 /// Reads `on` or `off` (or `true` or `false`).
 ///
 /// # Errors

@@ -1,10 +1,9 @@
 //! How much may pass through a device.
 
-use std::str::FromStr;
-
 use serde::{Deserialize, Serialize};
 
-use super::{ConfigError, KeyValueError, MemorySize, VmConfig, parse_key_values};
+use super::key_value::from_key_values;
+use super::{ConfigError, MemorySize, VmConfig};
 
 /// A limit on one device: `--limit device=,direction=,bandwidth=,ops=` or a `[[limit]]` of the file.
 ///
@@ -65,13 +64,7 @@ impl Limit {
     }
 }
 
-impl FromStr for Limit {
-    type Err = KeyValueError;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        parse_key_values(text)
-    }
-}
+from_key_values!(Limit);
 
 impl VmConfig {
     /// The limit on the device `name` in `direction`.

@@ -1,11 +1,10 @@
 //! A named port between the guest and the host.
 
 use std::path::PathBuf;
-use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use super::{KeyValueError, parse_key_values};
+use super::key_value::from_key_values;
 
 /// A stream of bytes between `/dev/virtio-ports/NAME` of the guest and a unix socket of the host:
 /// `--port name=,socket=` or a `[[port]]` of the file.
@@ -39,13 +38,7 @@ impl Port {
     }
 }
 
-impl FromStr for Port {
-    type Err = KeyValueError;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        parse_key_values(text)
-    }
-}
+from_key_values!(Port);
 
 #[cfg(test)]
 mod tests {

@@ -2,11 +2,10 @@
 
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use super::{KeyValueError, parse_key_values};
+use super::key_value::from_key_values;
 
 /// A socket device: `--vsock cid=,socket=` or the `vsock` table of the file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,13 +39,7 @@ impl Vsock {
     }
 }
 
-impl FromStr for Vsock {
-    type Err = KeyValueError;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        parse_key_values(text)
-    }
-}
+from_key_values!(Vsock);
 
 #[cfg(test)]
 mod tests {

@@ -34,7 +34,7 @@ use super::mmio::QUEUE_NOTIFY;
 use super::net::{Backend, Filter, Net};
 use super::queue::{Queue, QueueConfig, RingFeatures};
 use super::rng::Rng;
-use super::testing::{DATA, Driver, HIGH_END, HIGH_START, INDIRECT, LOW_END, NEXT, WRITE};
+use super::testing::{DATA, Driver, HIGH_END, HIGH_START, INDIRECT, LOW_END, NEXT, WRITE, scatter};
 use super::throttle::Direction;
 use crate::bus::{BusDevice, lock};
 use crate::config;
@@ -143,13 +143,7 @@ impl Backend for OnWire {
             let _ = wire.event.read();
             return Err(Errno::AGAIN);
         };
-        let mut rest = &bytes[..];
-        for part in frame {
-            let len = part.len().min(rest.len());
-            part[..len].copy_from_slice(&rest[..len]);
-            rest = &rest[len..];
-        }
-        Ok(bytes.len() - rest.len())
+        Ok(scatter(&bytes, frame))
     }
 
     fn send(&mut self, frame: &[IoSlice<'_>]) -> std::result::Result<(), Errno> {

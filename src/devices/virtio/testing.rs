@@ -9,6 +9,7 @@
     reason = "a test fails by a panic"
 )]
 
+use std::io::IoSliceMut;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -52,6 +53,17 @@ pub(crate) mod reg {
     pub(crate) const QUEUE_DESC: u64 = 0x80;
     pub(crate) const QUEUE_AVAIL: u64 = 0x90;
     pub(crate) const QUEUE_USED: u64 = 0xa0;
+}
+
+/// Copies the start of `bytes` into `parts`, as far as they reach; tells how much that was.
+pub(crate) fn scatter(bytes: &[u8], parts: &mut [IoSliceMut<'_>]) -> usize {
+    let mut rest = bytes;
+    for part in parts {
+        let (now, later) = rest.split_at(part.len().min(rest.len()));
+        part[..now.len()].copy_from_slice(now);
+        rest = later;
+    }
+    bytes.len() - rest.len()
 }
 
 /// An interrupt line that counts.

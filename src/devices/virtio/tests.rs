@@ -21,7 +21,7 @@ use super::net::{Backend, Net};
 use super::rng::Rng;
 use super::testing::{
     DATA, Desc, Driver, HIGH_END, HIGH_START, INDIRECT, LOW_END, NEXT, Rings, WRITE, default_rings,
-    reg,
+    reg, scatter,
 };
 use super::throttle::Direction;
 use super::vsock::Vsock;
@@ -127,13 +127,7 @@ impl Backend for Echo {
             let _ = self.event.read();
             return Err(Errno::AGAIN);
         };
-        let mut rest = &bytes[..];
-        for part in frame {
-            let len = part.len().min(rest.len());
-            part[..len].copy_from_slice(&rest[..len]);
-            rest = &rest[len..];
-        }
-        Ok(bytes.len() - rest.len())
+        Ok(scatter(&bytes, frame))
     }
     fn send(&mut self, frame: &[IoSlice<'_>]) -> Result<(), Errno> {
         self.frames.push_back(frame.iter().flat_map(|part| part.iter().copied()).collect());
