@@ -25,7 +25,7 @@ pub(super) struct Metrics {
     stats: Vec<VcpuStats>,
     start: Instant,
     last: Instant,
-    /// The end of a line that was not taken whole.
+    /// What was not taken of the last line.
     rest: Vec<u8>,
     lost: u64,
 }
@@ -103,8 +103,7 @@ impl Metrics {
         self.take(bytes);
     }
 
-    /// Writes `bytes` as far as the file takes them now. Begun lines are finished later; one of
-    /// which nothing was taken is lost.
+    /// Writes `bytes` as far as the file takes them now, and keeps the rest.
     fn take(&mut self, bytes: Vec<u8>) {
         let mut done = 0;
         while let Some(rest) = bytes.get(done..).filter(|rest| !rest.is_empty()) {
