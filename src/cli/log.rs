@@ -1,10 +1,13 @@
 //! Where messages of the machine's life go: standard error, as lines or as JSON.
 
+mod first_use;
 mod limit;
 
 use clap::{Args, ValueEnum};
+use tracing::Dispatch;
 use tracing_subscriber::filter::LevelFilter;
 
+use first_use::MadeAtFirstUse;
 use limit::LimitedStderr;
 
 #[derive(Debug, Args)]
@@ -44,26 +47,31 @@ impl LogArgs {
             Level::Debug => LevelFilter::DEBUG,
             Level::Trace => LevelFilter::TRACE,
         };
-        let mention: fn(u64) -> String = match self.log_format {
-            Format::Text => |count| format!(" WARN {count} messages were dropped\n"),
-            Format::Json => |count| {
-                let fields =
-                    serde_json::json!({ "message": "messages were dropped", "count": count });
-                format!("{}\n", serde_json::json!({ "level": "WARN", "fields": fields }))
-            },
-        };
-        let stderr = LimitedStderr::new(mention);
-        let lines = tracing_subscriber::fmt()
-            .with_max_level(level)
-            .with_writer(move || stderr.clone())
-            // It would report a reader that is gone by `eprintln!`, which panics then: a guest
-            // that breaks its device would abort the machine.
-            .log_internal_errors(false)
-            .with_ansi(false);
-        let installed = match self.log_format {
-            Format::Text => lines.with_target(false).finish().into(),
-            Format::Json => lines.json().finish().into(),
-        };
-        let _: Result<_, _> = tracing::dispatcher::set_global_default(installed);
+        let format = self.log_format;
+        let lines = MadeAtFirstUse::new(level, move || lines(format, level));
+        let _: Result<_, _> = tracing::dispatcher::set_global_default(Dispatch::new(lines));
+    }
+}
+
+/// Writes messages of `level` and above to standard error.
+fn lines(format: Format, level: LevelFilter) -> Dispatch {
+    let mention: fn(u64) -> String = match format {
+        Format::Text => |count| format!(" WARN {count} messages were dropped\n"),
+        Format::Json => |count| {
+            let fields = serde_json::json!({ "message": "messages were dropped", "count": count });
+            format!("{}\n", serde_json::json!({ "level": "WARN", "fields": fields }))
+        },
+    };
+    let stderr = LimitedStderr::new(mention);
+    let lines = tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_writer(move || stderr.clone())
+        // It would report a reader that is gone by `eprintln!`, which panics then: a guest
+        // that breaks its device would abort the machine.
+        .log_internal_errors(false)
+        .with_ansi(false);
+    match format {
+        Format::Text => lines.with_target(false).finish().into(),
+        Format::Json => lines.json().finish().into(),
     }
 }

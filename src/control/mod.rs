@@ -78,6 +78,7 @@ pub fn boot(
     reread: Reread,
     announce: impl Fn(&str),
 ) -> Result<Outcome, ControlError> {
+    trim::share_one_heap();
     let ending = Arc::new(Ending::new().map_err(host("create an eventfd"))?);
     let mut machine = Machine::build(&config, &ending)?;
     let console = machine.take_console_end();

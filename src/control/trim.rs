@@ -1,6 +1,6 @@
-//! What only set-up needed, given back once the machine idles.
+//! Memory of the monitor itself: one heap, and what only set-up needed given back once the machine idles.
 
-// UNSAFETY: pages of the program itself are unmapped, and the allocator is asked to shrink.
+// UNSAFETY: pages of the program itself are unmapped, and the allocator is told how to share and to shrink.
 #![expect(unsafe_code)]
 
 use std::ffi::c_void;
@@ -8,6 +8,13 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 
 use rustix::mm::{Advice, madvise};
+
+/// Has all threads allocate from one heap. An allocator of its own would cost each thread two pages
+/// and several system calls, and threads that serve a guest hardly allocate.
+pub(super) fn share_one_heap() {
+    // SAFETY: mallopt takes no pointer and may be called at any time.
+    unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
+}
 
 /// Unmaps the program's code and constants, of which a running machine uses a small part that comes
 /// back by itself, and returns free heap to the kernel. What cannot be returned stays.

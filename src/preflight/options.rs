@@ -73,7 +73,8 @@ pub(super) fn find(image: &Image, kernel: &Kernel) -> Result<Option<Options>, Pr
 fn scan(image: &Image, start: u64, len: u64) -> Result<Option<u64>, PreflightError> {
     let finder = memmem::Finder::new(MARK);
     // Steps overlap by the length of the mark, so that one on their border is seen.
-    let mut buffer = vec![0; STEP.saturating_add(MARK.len())];
+    let step = usize::try_from(len).unwrap_or(STEP).min(STEP);
+    let mut buffer = vec![0; step.saturating_add(MARK.len())];
     let mut done = 0;
     while done < len {
         let at = start.saturating_add(done);
