@@ -1,0 +1,1 @@
+//! Frames between a virtual machine's host and the agent in its guest.
