@@ -1,2 +1,10 @@
 //! Container images: references, the store, where images come from, and the read-only root file system
 //! that is made from an image's layers.
+//!
+//! [`reference`] reads what a user calls an image, [`store`] keeps what was verified. Both are all
+//! that the monitor links: what reads a stranger's bytes runs in the program `vmm-image`.
+
+pub mod config;
+pub mod digest;
+pub mod reference;
+pub mod store;
