@@ -5,6 +5,7 @@
 //! | module | what it is | rank |
 //! |---|---|---|
 //! | [`cli`] | the command line: one file per command | 6 |
+//! | [`container`] | containers, each in a machine of its own: state, keeper, commands' connections | 5 |
 //! | [`control`] | the owner of a machine: event loop, end, explanation | 4 |
 //! | [`machine`] | the assembled computer, built from a configuration | 3 |
 //! | [`doctor`] | what this host can run, found by trying | 3 |
@@ -19,6 +20,7 @@ pub mod arch;
 pub mod bus;
 pub mod cli;
 pub mod config;
+pub mod container;
 pub mod control;
 pub mod devices;
 pub mod doctor;

@@ -6,8 +6,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Modules of the library and their ranks: a module uses only modules of a lower rank.
-const RANKS: [(&str, u8); 14] = [
+const RANKS: [(&str, u8); 15] = [
     ("cli", 6),
+    ("container", 5),
     ("control", 4),
     ("machine", 3),
     ("doctor", 3),

@@ -23,10 +23,15 @@ pub enum Exit {
     Halted,
     /// A signal of this number ended the machine.
     Signal(u8),
+    /// What a command in a container returned; 125 to 127 when it did not run.
+    Command(u8),
 }
 
 impl Exit {
-    /// Every exit that is not by signal.
+    /// The status of a container's command that could not be run, by a mistake or for want of something.
+    pub const NO_CONTAINER: Self = Self::Command(125);
+
+    /// Every exit that is a machine's own.
     pub const ALL: [Self; 7] = [
         Self::Success,
         Self::Config,
@@ -48,6 +53,7 @@ impl Exit {
             Self::Kvm => 6,
             Self::Halted => 7,
             Self::Signal(number) => number.saturating_add(128),
+            Self::Command(status) => status,
         }
     }
 }

@@ -1,16 +1,20 @@
 //! The command line: one file per command, and what they share (exit codes, log, report of errors).
 
 mod boot;
+mod container;
 mod doctor;
 mod exit;
 mod hints;
 mod log;
 mod report;
+mod table;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand};
+
+use crate::container::RunOptions;
 
 pub use exit::Exit;
 
@@ -74,6 +78,26 @@ struct Cli {
 enum Command {
     /// Say whether guests can run on this machine, and what is missing
     Doctor(doctor::DoctorArgs),
+
+    /// Run a command in a new container, with a kernel of its own
+    #[command(disable_help_flag = true)]
+    Run {
+        #[command(flatten)]
+        options: Box<RunOptions>,
+
+        /// Print help
+        #[arg(long, action = ArgAction::Help)]
+        help: Option<bool>,
+    },
+
+    #[command(flatten)]
+    Container(container::Command),
+
+    #[command(hide = true)]
+    Keep(container::KeepArgs),
+
+    #[command(hide = true)]
+    Monitor(Box<container::MonitorArgs>),
 }
 
 /// The text after the long help: the examples and then what a reader of them asks next.
@@ -102,8 +126,20 @@ fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
     cli.log.install();
     match cli.command {
         Some(Command::Doctor(args)) => doctor::run(&args),
+        Some(Command::Run { options, .. }) => or_125(container::run(*options)),
+        Some(Command::Container(command)) => or_125(command.run()),
+        Some(Command::Keep(args)) => or_125(container::keep(&args)),
+        Some(Command::Monitor(args)) => container::monitor(*args),
         None => boot::run(cli.boot),
     }
+}
+
+/// The status of a container's command says whose failure it is.
+fn or_125(result: anyhow::Result<Exit>) -> anyhow::Result<Exit> {
+    Ok(result.unwrap_or_else(|error| {
+        report::error(&error);
+        Exit::NO_CONTAINER
+    }))
 }
 
 #[cfg(test)]

@@ -38,6 +38,14 @@ pub(super) fn failure(end: &End, explanation: &Explanation) {
     line(explanation);
 }
 
+/// Prints why a container failed, and the last that its machine said.
+pub(super) fn container_failure(what: &str, details: &[String]) {
+    print(what, None);
+    for detail in details {
+        line(format_args!("  {}", one_line(detail)));
+    }
+}
+
 /// Answers a command line that clap did not take, or one that asks for help or the version.
 pub(super) fn usage(error: &clap::Error) -> Exit {
     if !error.use_stderr() {

@@ -7,7 +7,7 @@ mod explain;
 mod metrics;
 mod reload;
 mod signals;
-mod terminal;
+pub(crate) mod terminal;
 mod trim;
 
 use std::path::PathBuf;

@@ -13,12 +13,12 @@ use crate::bus::lock;
 static SAVED: Mutex<Option<Termios>> = Mutex::new(None);
 
 /// A terminal in raw mode. Dropping it, or a panic, restores what was before.
-pub(super) struct RawTerminal(());
+pub(crate) struct RawTerminal(());
 
 impl RawTerminal {
     /// Puts the terminal on standard input into raw mode; `None` when there is none, or when
     /// this process is not in its foreground and would be stopped for touching it.
-    pub(super) fn enter() -> Option<Self> {
+    pub(crate) fn enter() -> Option<Self> {
         let input = stdin();
         if !isatty(&input) || tcgetpgrp(&input).ok()? != rustix::process::getpgrp() {
             return None;

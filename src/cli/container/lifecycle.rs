@@ -1,0 +1,130 @@
+//! `vmm stop`, `kill`, `wait`, `rm`.
+
+use std::io::Write;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use clap::Args;
+
+use super::super::{Exit, report};
+use super::containers;
+use crate::container::call::Call;
+use crate::container::talk::Ask;
+use crate::container::{Container, Containers, Signal, Status};
+
+#[derive(Debug, Args)]
+pub(in super::super) struct StopArgs {
+    /// Seconds between the signal and KILL [default: the container's own]
+    #[arg(short, long, value_name = "SECONDS")]
+    time: Option<u32>,
+
+    /// Containers by name or identifier
+    #[arg(required = true, value_name = "CONTAINER")]
+    containers: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(in super::super) struct KillArgs {
+    /// Signal to send
+    #[arg(short, long, value_name = "SIGNAL", default_value = "KILL")]
+    signal: Signal,
+
+    /// Containers by name or identifier
+    #[arg(required = true, value_name = "CONTAINER")]
+    containers: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(in super::super) struct WaitArgs {
+    /// Containers by name or identifier
+    #[arg(required = true, value_name = "CONTAINER")]
+    containers: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(in super::super) struct RmArgs {
+    /// End it first if it runs
+    #[arg(short, long)]
+    force: bool,
+
+    /// Containers by name or identifier
+    #[arg(required = true, value_name = "CONTAINER")]
+    containers: Vec<String>,
+}
+
+pub(in super::super) fn stop(args: &StopArgs) -> anyhow::Result<Exit> {
+    each(&args.containers, |_, container, status| {
+        if !matches!(status, Status::Exited { .. }) {
+            let spec = container.spec();
+            let patience = Duration::from_secs(args.time.unwrap_or(spec.stop_timeout).into());
+            Call::new(container)?.stop(spec.stop_signal, patience)?;
+        }
+        Ok(None)
+    })
+}
+
+pub(in super::super) fn kill(args: &KillArgs) -> anyhow::Result<Exit> {
+    each(&args.containers, |_, container, status| {
+        if matches!(status, Status::Exited { .. }) {
+            bail!("it does not run");
+        }
+        let mut call = Call::new(container)?;
+        call.ask(&Ask::Signal(args.signal.0))?;
+        if args.signal == Signal::KILL {
+            // What is killed is gone when the command returns; a guest that is stuck is switched off.
+            call.stop(args.signal, Duration::from_secs(5))?;
+        }
+        Ok(None)
+    })
+}
+
+pub(in super::super) fn wait(args: &WaitArgs) -> anyhow::Result<Exit> {
+    each(&args.containers, |_, container, status| {
+        let code = match status {
+            Status::Exited { code, .. } => *code,
+            _ => Call::new(container)?.wait(None)?.map_or(u8::MAX, |ended| ended.code),
+        };
+        Ok(Some(code.to_string()))
+    })
+}
+
+pub(in super::super) fn rm(args: &RmArgs) -> anyhow::Result<Exit> {
+    each(&args.containers, |_, container, status| {
+        if !matches!(status, Status::Exited { .. }) {
+            if !args.force {
+                bail!("it runs: stop it first, or use -f");
+            }
+            // A keeper that ends at this moment has done what is asked for.
+            let _: Result<_, _> = Call::new(container).and_then(|mut call| {
+                call.ask(&Ask::Destroy)?;
+                call.wait(None)
+            });
+        }
+        let lock = container.wait_for_keeper()?;
+        container.remove(&lock)?;
+        Ok(None)
+    })
+}
+
+/// Does something with each of the containers called `keys`, and prints what it is called, or what comes
+/// of it. One that fails does not spare the others.
+fn each(
+    keys: &[String],
+    mut what: impl FnMut(&Containers, &Container, &Status) -> anyhow::Result<Option<String>>,
+) -> anyhow::Result<Exit> {
+    let containers = containers()?;
+    let mut exit = Exit::Success;
+    for key in keys {
+        let done = containers.find(key).map_err(anyhow::Error::from).and_then(|(found, status)| {
+            what(&containers, &found, &status).with_context(|| key.clone())
+        });
+        match done {
+            Ok(said) => writeln!(std::io::stdout(), "{}", said.as_deref().unwrap_or(key))?,
+            Err(error) => {
+                report::error(&error);
+                exit = Exit::Command(1);
+            }
+        }
+    }
+    Ok(exit)
+}

@@ -1,0 +1,102 @@
+//! The commands about containers.
+
+mod exec;
+mod hidden;
+mod kernel;
+mod lifecycle;
+mod list;
+mod logs;
+mod run;
+
+use std::io::Write;
+
+use anyhow::Context;
+use clap::{Subcommand, ValueEnum};
+use serde_json::Value;
+
+pub(super) use hidden::{KeepArgs, MonitorArgs, keep, monitor};
+pub(super) use run::run;
+
+use super::{Exit, report};
+use crate::container::talk::{Ended, Phase};
+use crate::container::{Containers, Paths};
+
+/// The containers of this user.
+fn containers() -> anyhow::Result<Containers> {
+    let paths = Paths::of_user()?;
+    Containers::open(paths).context("open the directories of containers")
+}
+
+/// What a container's end means for the command that waited for it.
+fn exit(ended: &Ended) -> Exit {
+    if let Some(failure) = &ended.error {
+        let what = match failure.phase {
+            Phase::Exec => failure.cause.clone(),
+            phase => format!("{phase}: {}", failure.cause),
+        };
+        report::container_failure(&what, &failure.details);
+    }
+    Exit::Command(ended.code)
+}
+
+/// The commands about containers that exist.
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Run a further command in a container
+    Exec(Box<exec::ExecArgs>),
+
+    /// Connect this terminal to a container's first process
+    Attach(exec::AttachArgs),
+
+    /// List containers
+    Ps(list::PsArgs),
+
+    /// Print what a container printed
+    Logs(logs::LogsArgs),
+
+    /// Ask containers to end, and end them
+    Stop(lifecycle::StopArgs),
+
+    /// Send containers a signal
+    Kill(lifecycle::KillArgs),
+
+    /// Wait until containers end, and print their exit statuses
+    Wait(lifecycle::WaitArgs),
+
+    /// Remove containers
+    Rm(lifecycle::RmArgs),
+
+    /// Print all there is to know about containers
+    Inspect(list::InspectArgs),
+}
+
+impl Command {
+    /// Does what it says.
+    pub(super) fn run(self) -> anyhow::Result<Exit> {
+        match self {
+            Self::Exec(args) => exec::exec(*args),
+            Self::Attach(args) => exec::attach(&args),
+            Self::Ps(args) => list::ps(&args),
+            Self::Logs(args) => logs::logs(&args),
+            Self::Stop(args) => lifecycle::stop(&args),
+            Self::Kill(args) => lifecycle::kill(&args),
+            Self::Wait(args) => lifecycle::wait(&args),
+            Self::Rm(args) => lifecycle::rm(&args),
+            Self::Inspect(args) => list::inspect(&args),
+        }
+    }
+}
+
+/// The form of a list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// For people
+    Table,
+    /// For programs
+    Json,
+}
+
+fn print_json(list: &Vec<Value>) -> anyhow::Result<Exit> {
+    writeln!(std::io::stdout(), "{}", serde_json::to_string_pretty(list)?)?;
+    Ok(Exit::Success)
+}

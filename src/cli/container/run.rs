@@ -1,0 +1,133 @@
+//! `vmm run`.
+
+use std::fs::File;
+use std::io::Write;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+
+use anyhow::{Context, bail};
+use rustix::stdio::stdin;
+use rustix::termios::isatty;
+use vmm_image::store::{ImageRecord, Store, StorePaths};
+
+use super::super::{Exit, report};
+use super::{containers, exit, kernel};
+use crate::container::client::{Left, Peer, Streams, attend};
+use crate::container::nouns::{Network, PullPolicy};
+use crate::container::talk::Ask;
+use crate::container::{Container, ContainerError, RunOptions, Sources, Spec, machine, start};
+
+/// Runs a command in a new container.
+pub(in super::super) fn run(mut options: RunOptions) -> anyhow::Result<Exit> {
+    check(&mut options)?;
+    let containers = containers()?;
+    let store = Store::open(StorePaths::new(&containers.paths().data))?;
+    // The image is not removed before the container that uses it is on disk.
+    let held = store.hold()?;
+    let image = image(&store, &options)?;
+    let kernel = match &options.kernel {
+        Some(path) => std::env::current_dir()?.join(path),
+        None => kernel::find()?,
+    };
+    let sources = Sources {
+        image: options.image.clone(),
+        image_id: image.id.to_string(),
+        rootfs: image.rootfs,
+        kernel,
+        initrd: machine::initrd(containers.paths())?,
+    };
+    let spec = Spec::new(&options, &image.config, sources)?;
+    let cidfile = options.cidfile.as_deref().map(CidFile::create).transpose()?;
+    let attach =
+        Ask::Attach { output: !options.detach, input: options.interactive && !options.detach };
+    let (container, socket) = start(&containers, spec, &attach)?;
+    drop(held);
+    if let Some(file) = cidfile {
+        file.write(container.spec().id.as_str())?;
+    }
+    attend_to(&container, socket, &options)
+}
+
+/// What does not go together, and what is not there yet.
+fn check(options: &mut RunOptions) -> anyhow::Result<()> {
+    if !options.volume.is_empty() {
+        bail!("-v is not there yet: a container shares no directory with the host; use vmm cp");
+    }
+    if options.detach && options.rm && options.cidfile.is_none() && options.interactive {
+        // Harmless together, as in docker: the input is simply empty.
+        options.interactive = false;
+    }
+    if !options.publish.is_empty() && options.network != Network::User {
+        bail!("-p needs --network user, which offers the ports");
+    }
+    if options.tty && options.interactive && !options.detach && !isatty(stdin()) {
+        bail!("-t needs a terminal, and standard input is none; leave -t out");
+    }
+    Ok(())
+}
+
+fn image(store: &Store, options: &RunOptions) -> anyhow::Result<ImageRecord> {
+    if options.pull != PullPolicy::Always
+        && let Some(image) = store.find_by_text(&options.image)?
+    {
+        return Ok(image);
+    }
+    bail!("there is no image {}", options.image)
+}
+
+fn attend_to(
+    container: &Container,
+    socket: UnixStream,
+    options: &RunOptions,
+) -> anyhow::Result<Exit> {
+    let streams = Streams {
+        input: options.interactive && !options.detach,
+        terminal: options.tty,
+        signals: true,
+        detach: options.detach_keys.clone(),
+        until_started: options.detach,
+    };
+    let left = attend(socket, Peer::Keeper, &streams);
+    match left.context("hear the keeper of the container")? {
+        Left::Ended(ended) => Ok(exit(&ended)),
+        Left::Cancelled(signal) => Ok(Exit::Signal(u8::try_from(signal).unwrap_or(0))),
+        Left::Detached => {
+            if options.detach {
+                writeln!(std::io::stdout(), "{}", container.spec().id)?;
+            } else {
+                report::note(&format!("{} goes on", container.spec().name.as_str()));
+            }
+            Ok(Exit::Success)
+        }
+    }
+}
+
+/// The file that is told the container's identifier: new, and gone again if there is no container.
+struct CidFile<'a> {
+    path: &'a Path,
+    file: Option<File>,
+}
+
+impl<'a> CidFile<'a> {
+    fn create(path: &'a Path) -> Result<Self, ContainerError> {
+        let file = File::create_new(path)
+            .map_err(|source| ContainerError::File { path: path.to_owned(), source })?;
+        Ok(Self { path, file: Some(file) })
+    }
+
+    fn write(mut self, id: &str) -> anyhow::Result<()> {
+        match self.file.take() {
+            Some(mut file) => file.write_all(id.as_bytes()).context("write the --cidfile"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Drop for CidFile<'_> {
+    fn drop(&mut self) {
+        if self.file.is_some() {
+            // Another command finds the name free again.
+            let _: Result<_, _> = std::fs::remove_file(self.path);
+        }
+    }
+}

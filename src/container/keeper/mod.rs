@@ -1,0 +1,119 @@
+//! The keeper of a container: starts its machine, keeps its log, serves those who attach, and clears up.
+//!
+//! It is a process of its own, with one thread, and the only one that knows how its container ended.
+
+mod guest;
+mod relay;
+mod visitor;
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+
+use rustix::fs::Mode;
+use rustix::process::{setsid, umask};
+
+use super::clock::Timestamp;
+use super::log::LOG;
+use super::machine::make_writable;
+use super::talk::{Ended, Failure, Phase, SOCKET};
+use super::{Container, ContainerError, Containers, Lock, Status};
+use guest::Guest;
+use relay::Relay;
+
+/// Exit status of a container that could not be started, or whose machine died.
+const FAILED: u8 = 125;
+
+/// Looks after the container called `id` until it has ended. `lock` is the container's, and `command`
+/// the connection of whoever asked for it.
+///
+/// # Errors
+/// There is no such container. What goes wrong with it is told to whoever attaches.
+pub fn keep(
+    containers: &Containers,
+    id: &str,
+    lock: OwnedFd,
+    command: UnixStream,
+) -> Result<(), ContainerError> {
+    // Fails for the leader of a group, which is then alone already.
+    let _ = setsid();
+    umask(Mode::RWXG | Mode::RWXO);
+    let container = containers.get(id)?;
+    let lock = Lock::from(lock);
+    let mut relay = Relay::new(command);
+    let ended = match prepare(containers, &container, &mut relay) {
+        Ok(()) => run(&container, &mut relay),
+        Err(cause) => failed(Phase::Setup, cause),
+    };
+    finish(&container, &lock, &ended)?;
+    relay.say_goodbye(&ended);
+    Ok(())
+}
+
+/// Makes the files of the container. The error is one line.
+fn prepare(
+    containers: &Containers,
+    container: &Container,
+    relay: &mut Relay,
+) -> Result<(), String> {
+    if container.spec().setup.writable_disk {
+        make_writable(containers.paths(), container).map_err(|e| described(&e))?;
+    }
+    let log = container.file(LOG);
+    relay.keep_log(&log).map_err(|e| format!("{}: {e}", log.display()))?;
+    let socket = container.socket(SOCKET);
+    relay.listen(&socket).map_err(|e| format!("{}: {e}", socket.display()))
+}
+
+/// Starts the machine and serves it to its end.
+fn run(container: &Container, relay: &mut Relay) -> Ended {
+    let mut guest = match Guest::start(container, relay.command()) {
+        Ok(guest) => guest,
+        Err(ended) => return ended,
+    };
+    let running = Status::Running { started: Timestamp::now(), keeper: std::process::id() };
+    if let Err(e) = container.set_status(&running) {
+        return failed(Phase::Run, described(&e));
+    }
+    let ended = relay.serve(&mut guest, container.spec());
+    guest.end(!container.spec().auto_remove);
+    ended
+}
+
+/// Writes down how the container ended, or removes it if that is wanted.
+fn finish(container: &Container, lock: &Lock, ended: &Ended) -> Result<(), ContainerError> {
+    if container.spec().auto_remove {
+        return container.remove(lock);
+    }
+    let started = match container.status() {
+        Status::Running { started, .. } => Some(started),
+        _ => None,
+    };
+    container.remove_sockets()?;
+    container.set_status(&Status::Exited {
+        started,
+        finished: Timestamp::now(),
+        code: ended.code,
+        oom: ended.oom,
+        error: ended.error.as_ref().map(|failure| failure.cause.clone()),
+    })
+}
+
+/// A container that could not be started, or whose machine died.
+fn failed(phase: Phase, cause: String) -> Ended {
+    Ended { code: FAILED, oom: false, error: Some(failure(phase, cause, vec![])) }
+}
+
+fn failure(phase: Phase, cause: String, details: Vec<String>) -> Failure {
+    Failure { phase, cause, details }
+}
+
+/// An error with all that caused it, in one line.
+fn described(error: &(dyn std::error::Error + 'static)) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
+fn not_now(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
+}

@@ -1,0 +1,317 @@
+//! The loop of a keeper: between the container's first process, its log, and the commands that attach.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use vmm_protocol::{Exit, INITIAL_CREDIT, Kind, Notice, Order, Reply, Request};
+
+use super::super::Spec;
+use super::super::link::broken;
+use super::super::log::{LogWriter, Stream};
+use super::super::talk::{Ask, Ended, Phase, Tell};
+use super::failed;
+use super::guest::Guest;
+use super::visitor::Visitor;
+
+/// Commands that may be attached at a time.
+const MAX_VISITORS: usize = 64;
+/// Questions to the agent that may be open.
+const MAX_QUESTIONS: usize = 256;
+/// How long commands may take to hear that it is over.
+const GOODBYE: Duration = Duration::from_secs(5);
+
+/// What a keeper passes on, and to whom.
+pub(super) struct Relay {
+    log: Option<LogWriter>,
+    listener: Option<UnixListener>,
+    visitors: Vec<Visitor>,
+    /// Bytes of input that the agent takes now.
+    credit: usize,
+    /// Input that waits for credit.
+    input: Vec<u8>,
+    /// Whether the container is to learn, behind it, that no more follows.
+    input_ends: bool,
+    /// Who waits for answers of the agent, in the order of the questions.
+    asked: VecDeque<u64>,
+    /// Commands so far, each of which has its number.
+    callers: u64,
+}
+
+impl Relay {
+    /// One that serves the command that asked for the container, if that still waits.
+    pub(super) fn new(command: UnixStream) -> Self {
+        Self {
+            log: None,
+            listener: None,
+            visitors: Visitor::new(command, 0).into_iter().collect(),
+            credit: usize::try_from(INITIAL_CREDIT).unwrap_or(0),
+            input: vec![],
+            input_ends: false,
+            asked: VecDeque::new(),
+            callers: 1,
+        }
+    }
+
+    /// The connection of the command that asked for the container.
+    pub(super) fn command(&self) -> Option<BorrowedFd<'_>> {
+        self.visitors.first().map(AsFd::as_fd)
+    }
+
+    /// Keeps what the container prints.
+    pub(super) fn keep_log(&mut self, path: &Path) -> io::Result<()> {
+        self.log = Some(LogWriter::open(path)?);
+        Ok(())
+    }
+
+    /// Lets further commands attach.
+    pub(super) fn listen(&mut self, path: &Path) -> io::Result<()> {
+        let listener = UnixListener::bind(path)?;
+        listener.set_nonblocking(true)?;
+        self.listener = Some(listener);
+        Ok(())
+    }
+
+    /// Serves everybody until the container has ended.
+    pub(super) fn serve(&mut self, guest: &mut Guest, spec: &Spec) -> Ended {
+        let mut result = self.begin(guest, spec);
+        loop {
+            match result {
+                Ok(None) => result = self.step(guest, spec),
+                Ok(Some(ended)) => return ended,
+                Err(e) => {
+                    let failure = guest.explain(format!("the agent fell silent: {e}"));
+                    return Ended { error: Some(failure), ..failed(Phase::Run, String::new()) };
+                }
+            }
+        }
+    }
+
+    /// Hears the command that has waited for the start, before anything that is printed, and what came
+    /// together with the answers of the agent.
+    fn begin(&mut self, guest: &mut Guest, spec: &Spec) -> io::Result<Option<Ended>> {
+        for index in (0..self.visitors.len()).rev() {
+            self.hear_visitor(index, guest, spec)?;
+        }
+        self.hear_agent(guest)?;
+        let ended = self.hear_session(guest)?;
+        self.feed(guest)?;
+        Ok(ended)
+    }
+
+    /// Waits for something to do, and does it. An error is one of the connections to the agent.
+    fn step(&mut self, guest: &mut Guest, spec: &Spec) -> io::Result<Option<Ended>> {
+        // Output that nobody can take stays in the guest.
+        let reads = !self.visitors.iter().any(Visitor::is_behind);
+        let ready = self.wait(guest, reads);
+        if ready.words {
+            guest.listen();
+        }
+        if ready.session {
+            guest.session.flush()?;
+            let open = !reads || guest.session.fill()?;
+            if let Some(exit) = self.hear_session(guest)? {
+                return Ok(Some(exit));
+            }
+            if !open {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+        }
+        if ready.control {
+            guest.control.flush()?;
+            if !guest.control.fill()? {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            self.hear_agent(guest)?;
+        }
+        if ready.monitor {
+            let failure = guest.explain("the machine ended".to_owned());
+            return Ok(Some(Ended { error: Some(failure), ..failed(Phase::Run, String::new()) }));
+        }
+        if ready.caller {
+            self.receive_callers();
+        }
+        for index in ready.visitors.into_iter().rev() {
+            self.hear_visitor(index, guest, spec)?;
+        }
+        self.feed(guest)?;
+        Ok(None)
+    }
+
+    fn wait(&self, guest: &Guest, reads: bool) -> Ready {
+        let visitors = self.visitors.iter().map(|visitor| (visitor.as_fd(), visitor.interest()));
+        let fixed = [
+            (guest.session.as_fd(), guest.session.interest(reads)),
+            (guest.control.as_fd(), guest.control.interest(true)),
+            (guest.monitor_fd(), PollFlags::IN),
+            (guest.words_fd(), PollFlags::IN),
+        ];
+        let caller = self.listener.iter().map(|listener| (listener.as_fd(), PollFlags::IN));
+        let ready = poll_all(fixed.into_iter().chain(caller).chain(visitors), None);
+        let is_ready = |at: usize| ready.get(at).copied().unwrap_or(false);
+        let first = fixed.len().saturating_add(usize::from(self.listener.is_some()));
+        Ready {
+            session: is_ready(0),
+            control: is_ready(1),
+            monitor: is_ready(2),
+            words: is_ready(3),
+            caller: self.listener.is_some() && is_ready(4),
+            visitors: (0..self.visitors.len())
+                .filter(|n| is_ready(first.saturating_add(*n)))
+                .collect(),
+        }
+    }
+
+    /// Passes on what the first process printed; its exit is the last it says.
+    fn hear_session(&mut self, guest: &mut Guest) -> io::Result<Option<Ended>> {
+        while let Some(frame) = guest.session.frames.next().map_err(broken)? {
+            match frame.kind {
+                Kind::Stdout => self.print(Kind::Stdout, Stream::Out, frame.payload),
+                Kind::Stderr => self.print(Kind::Stderr, Stream::Err, frame.payload),
+                _ => match frame.message().map_err(broken)? {
+                    Reply::Credit(bytes) => {
+                        let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
+                        self.credit = self.credit.saturating_add(bytes);
+                    }
+                    Reply::Exited(Exit { status, oom, .. }) => {
+                        let code = status.exit_code();
+                        return Ok(Some(Ended { code, oom, error: None }));
+                    }
+                    _ => return Err(io::ErrorKind::InvalidData.into()),
+                },
+            }
+        }
+        Ok(None)
+    }
+
+    fn print(&mut self, kind: Kind, stream: Stream, text: &[u8]) {
+        // A host without room must not stop the container; the log has a gap then.
+        if let Some(log) = &mut self.log {
+            let _: Result<_, _> = log.append(stream, text);
+        }
+        self.visitors.retain_mut(|visitor| visitor.show(kind, text).is_ok());
+    }
+
+    fn hear_agent(&mut self, guest: &mut Guest) -> io::Result<()> {
+        while let Some(frame) = guest.control.frames.next().map_err(broken)? {
+            let answer = match frame.message().map_err(broken)? {
+                Notice::Stats(stats) => Tell::Stats(stats),
+                Notice::Processes(list) => Tell::Processes(list),
+                Notice::OomKilled { .. } => continue,
+                _ => return Err(io::ErrorKind::InvalidData.into()),
+            };
+            let asker = self.asked.pop_front().ok_or(io::ErrorKind::InvalidData)?;
+            self.visitors.retain_mut(|v| v.number() != asker || v.tell(&answer).is_ok());
+        }
+        Ok(())
+    }
+
+    fn receive_callers(&mut self) {
+        let Some(listener) = &self.listener else { return };
+        while let Ok((socket, _)) = listener.accept() {
+            if self.visitors.len() < MAX_VISITORS {
+                self.visitors.extend(Visitor::new(socket, self.callers));
+                self.callers = self.callers.saturating_add(1);
+            }
+        }
+    }
+
+    fn hear_visitor(&mut self, index: usize, guest: &mut Guest, spec: &Spec) -> io::Result<()> {
+        let Some(visitor) = self.visitors.get_mut(index) else { return Ok(()) };
+        let mut asks = vec![];
+        let stays = visitor.hear(&mut asks).unwrap_or(false);
+        for ask in asks {
+            match ask {
+                // Who cannot be told is noticed when it is heard next.
+                Ask::Attach { .. } => drop(visitor.tell(&Tell::Started)),
+                Ask::Resize(size) => guest.session.say(&Request::Resize(size))?,
+                Ask::Signal(signal) => guest.session.say(&Request::Signal(signal))?,
+                Ask::Destroy => guest.destroy(),
+                Ask::StdinEof => visitor.end_input(),
+                Ask::Stats | Ask::Processes if self.asked.len() >= MAX_QUESTIONS => {}
+                Ask::Stats => {
+                    self.asked.push_back(visitor.number());
+                    guest.control.say(&Order::Stats)?;
+                }
+                Ask::Processes => {
+                    self.asked.push_back(visitor.number());
+                    guest.control.say(&Order::Processes)?;
+                }
+            }
+        }
+        if !stays {
+            // On a terminal others go on typing; a pipe has ended with its writer.
+            if spec.start.terminal.is_none() {
+                visitor.end_input();
+            }
+            self.input.append(&mut visitor.take_input());
+            self.input_ends |= visitor.take_end();
+            self.visitors.remove(index);
+        }
+        Ok(())
+    }
+
+    /// Passes on as much input as the container takes.
+    fn feed(&mut self, guest: &mut Guest) -> io::Result<()> {
+        if self.input.is_empty() {
+            for visitor in &mut self.visitors {
+                self.input.append(&mut visitor.take_input());
+                self.input_ends |= visitor.take_end();
+            }
+        }
+        let count = self.credit.min(self.input.len());
+        let now: Vec<u8> = self.input.drain(..count).collect();
+        self.credit = self.credit.saturating_sub(count);
+        guest.session.pass(Kind::Stdin, &now)?;
+        if self.input.is_empty() && std::mem::take(&mut self.input_ends) {
+            guest.session.say(&Request::StdinEof)?;
+        }
+        Ok(())
+    }
+
+    fn tell_all(&mut self, message: &Tell) {
+        self.visitors.retain_mut(|visitor| visitor.tell(message).is_ok());
+    }
+
+    /// Tells everybody that it is over, and waits a while until they have heard.
+    pub(super) fn say_goodbye(mut self, ended: &Ended) {
+        self.receive_callers();
+        let end = Instant::now() + GOODBYE;
+        self.tell_all(&Tell::Ended(ended.clone()));
+        loop {
+            self.visitors.retain(|visitor| !visitor.is_served());
+            let left = end.saturating_duration_since(Instant::now());
+            if self.visitors.is_empty() || left.is_zero() {
+                return;
+            }
+            let fds = self.visitors.iter().map(|visitor| (visitor.as_fd(), PollFlags::OUT));
+            poll_all(fds, Some(left));
+            self.visitors.retain_mut(|visitor| visitor.flush().is_ok());
+        }
+    }
+}
+
+/// What there is to do.
+struct Ready {
+    session: bool,
+    control: bool,
+    monitor: bool,
+    words: bool,
+    caller: bool,
+    visitors: Vec<usize>,
+}
+
+fn poll_all<'a>(
+    fds: impl Iterator<Item = (BorrowedFd<'a>, PollFlags)>,
+    limit: Option<Duration>,
+) -> Vec<bool> {
+    let mut fds: Vec<_> =
+        fds.map(|(fd, interest)| PollFd::from_borrowed_fd(fd, interest)).collect();
+    let limit = limit.and_then(|limit| Timespec::try_from(limit).ok());
+    let _ = poll(&mut fds, limit.as_ref());
+    fds.iter().map(|fd| !fd.revents().is_empty()).collect()
+}

@@ -1,0 +1,117 @@
+//! Containers, each in a virtual machine of its own: what `vmm run` and its sisters do.
+//!
+//! A container is a directory ([`Containers`]), a *keeper* that looks after it, and a *monitor* that is
+//! its machine. The keeper starts the monitor, speaks to the agent in the guest, keeps the log, and
+//! serves those who attach. There is no daemon: every command looks at the directories, and finishes
+//! what a dead keeper left undone.
+
+pub mod call;
+pub mod client;
+pub mod clock;
+mod hosts;
+mod id;
+mod keeper;
+mod keys;
+mod link;
+pub mod log;
+pub mod machine;
+pub mod nouns;
+mod options;
+mod paths;
+mod spawn;
+mod spec;
+mod state;
+pub mod talk;
+#[cfg(test)]
+mod testing;
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use rustix::io::Errno;
+use thiserror::Error;
+
+pub use id::{Id, Name, NameError};
+pub use keeper::keep;
+pub use keys::DetachKeys;
+pub use nouns::{PortMapping, Signal};
+pub use options::RunOptions;
+pub use paths::{Paths, make_private};
+pub use spawn::start;
+pub use spec::{Sources, Spec, USER_ADDRESS, USER_GATEWAY, USER_PREFIX};
+pub use state::{Container, Containers, Lock, Status};
+
+/// Why a container cannot be made, found or looked after.
+#[derive(Debug, Error)]
+pub enum ContainerError {
+    /// The images, or the directory they share with the containers.
+    #[error(transparent)]
+    Store(#[from] vmm_image::store::StoreError),
+    /// A directory that cannot be made, or is another user's.
+    #[error("make directory {} for this user alone", path.display())]
+    Directory {
+        /// The directory.
+        path: PathBuf,
+        /// What the host said.
+        #[source]
+        source: Errno,
+    },
+    /// A lock that cannot be taken.
+    #[error("lock {}", path.display())]
+    Lock {
+        /// The lock's file.
+        path: PathBuf,
+        /// What the host said.
+        #[source]
+        source: Errno,
+    },
+    /// A file that cannot be used.
+    #[error("use {}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What the host said.
+        #[source]
+        source: io::Error,
+    },
+    /// The kernel gives no random numbers.
+    #[error("make an identifier")]
+    Random(#[source] io::Error),
+    /// A program of ours that is not where it should be.
+    #[error("{name} is neither in {} nor in ../libexec/vmm or ../lib/vmm beside it", beside.display())]
+    NoProgram {
+        /// The program.
+        name: &'static str,
+        /// The directory of this program.
+        beside: PathBuf,
+    },
+    /// The keeper does not run.
+    #[error("start the keeper of a container")]
+    Keeper(#[source] io::Error),
+    /// A name that another container has.
+    #[error("the name {name} is taken by container {id}")]
+    NameTaken {
+        /// The name.
+        name: String,
+        /// Who has it.
+        id: String,
+    },
+    /// No container is called so.
+    #[error("no such container: {0}")]
+    NoSuch(String),
+    /// Several are called so.
+    #[error("several containers begin with {0}")]
+    Ambiguous(String),
+    /// Nothing to run.
+    #[error("image {0} has no command of its own, and none was given")]
+    NoCommand(String),
+    /// A word that is no capability.
+    #[error("there is no capability {0:?}")]
+    NoCapability(String),
+}
+
+impl ContainerError {
+    fn file(path: &Path, source: io::Error) -> Self {
+        Self::File { path: path.to_owned(), source }
+    }
+}

@@ -1,0 +1,388 @@
+//! Containers on disk: a directory for each, a lock that says whether it lives, and what is left to do
+//! when its keeper died.
+//!
+//! ```text
+//! DATA/containers/lock        held while names are given out
+//! DATA/containers/ID/lock     held by the keeper: whoever gets it knows that there is none
+//! DATA/containers/ID/spec     what was asked for, written once
+//! DATA/containers/ID/status   what became of it, replaced as a whole
+//! DATA/containers/ID/...      writable layer, log, messages of the monitor
+//! RUNTIME/SHORT-ID/           sockets
+//! ```
+//!
+//! No process number is trusted to find anybody: it may be another's by now.
+
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, Mode, OFlags, flock, open};
+use rustix::io::Errno;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::clock::Timestamp;
+use super::paths::make_private;
+use super::{ContainerError, Id, Paths, Spec};
+
+/// Largest file of ours that is read back.
+const MAX_RECORD: u64 = 4 << 20;
+
+const SPEC: &str = "spec.json";
+const STATUS: &str = "status.json";
+const LOCK: &str = "lock";
+
+/// What became of a container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "state")]
+pub enum Status {
+    /// Its machine is being started.
+    Created,
+    /// Its first process runs.
+    Running {
+        /// Since when.
+        started: Timestamp,
+        /// The keeper, to tell people; nothing is sent to it.
+        keeper: u32,
+    },
+    /// It has ended.
+    Exited {
+        /// When its first process began, if it did.
+        started: Option<Timestamp>,
+        /// When it ended, or was found to have ended.
+        finished: Timestamp,
+        /// Exit status, docker's conventions.
+        code: u8,
+        /// Whether its memory limit ended it.
+        oom: bool,
+        /// Why it did not run, or did not end by itself.
+        error: Option<String>,
+    },
+}
+
+impl From<OwnedFd> for Lock {
+    /// A lock that another process held and has handed over.
+    fn from(fd: OwnedFd) -> Self {
+        Self(fd)
+    }
+}
+
+/// One container.
+#[derive(Debug, Clone)]
+pub struct Container {
+    directory: PathBuf,
+    runtime: PathBuf,
+    spec: Spec,
+}
+
+/// Says, as long as it is held, that a container has somebody who looks after it. It may be handed to
+/// a child process by leaving the descriptor open.
+#[derive(Debug)]
+pub struct Lock(OwnedFd);
+
+impl Lock {
+    /// The descriptor, for a child to inherit.
+    pub fn into_fd(self) -> OwnedFd {
+        self.0
+    }
+
+    /// The lock `file`, unless somebody has it.
+    fn take(file: &Path) -> Result<Option<Self>, ContainerError> {
+        let fd = Self::open(file)?;
+        match flock(&fd, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Some(Self(fd))),
+            Err(Errno::WOULDBLOCK) => Ok(None),
+            Err(source) => Err(ContainerError::Lock { path: file.to_owned(), source }),
+        }
+    }
+
+    /// The lock `file`, when nobody has it any more.
+    fn wait(file: &Path) -> Result<Self, ContainerError> {
+        let fd = Self::open(file)?;
+        loop {
+            match flock(&fd, FlockOperation::LockExclusive) {
+                Ok(()) => return Ok(Self(fd)),
+                Err(Errno::INTR) => {}
+                Err(source) => {
+                    return Err(ContainerError::Lock { path: file.to_owned(), source });
+                }
+            }
+        }
+    }
+
+    fn open(file: &Path) -> Result<OwnedFd, ContainerError> {
+        let flags = OFlags::CREATE | OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        open(file, flags, Mode::RUSR | Mode::WUSR)
+            .map_err(|source| ContainerError::Lock { path: file.to_owned(), source })
+    }
+}
+
+impl Container {
+    /// What was asked for.
+    pub fn spec(&self) -> &Spec {
+        &self.spec
+    }
+
+    /// A file of the container.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.directory.join(name)
+    }
+
+    /// A socket of the container.
+    pub fn socket(&self, name: &str) -> PathBuf {
+        self.runtime.join(name)
+    }
+
+    /// What became of it. Where a power cut took the answer, it counts as just created.
+    pub fn status(&self) -> Status {
+        read_json(&self.file(STATUS)).unwrap_or(Status::Created)
+    }
+
+    /// Says what became of it.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn set_status(&self, status: &Status) -> Result<(), ContainerError> {
+        write_json(&self.directory, STATUS, status)
+    }
+
+    /// Its lock, if nobody has it: then nobody looks after the container.
+    ///
+    /// # Errors
+    /// The lock cannot be opened.
+    pub fn try_lock(&self) -> Result<Option<Lock>, ContainerError> {
+        Lock::take(&self.file(LOCK))
+    }
+
+    /// Waits until nobody looks after the container any more.
+    ///
+    /// # Errors
+    /// The lock cannot be opened.
+    pub fn wait_for_keeper(&self) -> Result<Lock, ContainerError> {
+        Lock::wait(&self.file(LOCK))
+    }
+
+    /// Removes everything of it. `_lock` shows that nobody looks after it.
+    ///
+    /// # Errors
+    /// Something cannot be removed.
+    pub fn remove(&self, _lock: &Lock) -> Result<(), ContainerError> {
+        remove_tree(&self.runtime)?;
+        // Without its specification it is no container any more, whatever interrupts the rest.
+        match fs::remove_file(self.file(SPEC)) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                Err(ContainerError::file(&self.file(SPEC), e))
+            }
+            _ => remove_tree(&self.directory),
+        }
+    }
+
+    /// Removes what only a running container has.
+    ///
+    /// # Errors
+    /// Something cannot be removed.
+    pub fn remove_sockets(&self) -> Result<(), ContainerError> {
+        remove_tree(&self.runtime)
+    }
+}
+
+/// The containers of one user.
+#[derive(Debug)]
+pub struct Containers {
+    paths: Paths,
+}
+
+impl Containers {
+    /// The containers below `paths`; makes the directories.
+    ///
+    /// # Errors
+    /// A directory cannot be made.
+    pub fn open(paths: Paths) -> Result<Self, ContainerError> {
+        make_private(&paths.containers())?;
+        make_private(&paths.runtime)?;
+        Ok(Self { paths })
+    }
+
+    /// The directories.
+    pub fn paths(&self) -> &Paths {
+        &self.paths
+    }
+
+    /// Makes a container that has nothing but its specification, locked for the caller.
+    ///
+    /// # Errors
+    /// Its name is another's; or a file cannot be made, in which case nothing is left.
+    pub fn create(&self, spec: Spec) -> Result<(Container, Lock), ContainerError> {
+        let _names = self.lock_names()?;
+        if let Some(other) = self.entries()?.into_iter().find(|c| c.spec.name == spec.name) {
+            return Err(ContainerError::NameTaken {
+                name: spec.name.as_str().to_owned(),
+                id: other.spec.id.short().to_owned(),
+            });
+        }
+        let container = self.container(spec);
+        make_private(&container.directory)?;
+        let made = self.fill(&container);
+        if made.is_err() {
+            // What stopped the making may stop the removal; then the next command tries again.
+            let _: Result<_, _> = remove_tree(&container.runtime);
+            let _: Result<_, _> = remove_tree(&container.directory);
+        }
+        Ok((container, made?))
+    }
+
+    fn fill(&self, container: &Container) -> Result<Lock, ContainerError> {
+        let lock = Lock::wait(&container.file(LOCK))?;
+        make_private(&container.runtime)?;
+        write_json(&container.directory, SPEC, &container.spec)?;
+        Ok(lock)
+    }
+
+    /// Every container, oldest first, after what dead keepers left has been dealt with.
+    ///
+    /// # Errors
+    /// The directory cannot be read.
+    pub fn list(&self) -> Result<Vec<(Container, Status)>, ContainerError> {
+        self.remove_halves()?;
+        let mut found = vec![];
+        for container in self.entries()? {
+            if let Some(status) = self.reconcile(&container)? {
+                found.push((container, status));
+            }
+        }
+        found.sort_by_key(|(container, _)| container.spec.created);
+        Ok(found)
+    }
+
+    /// The container called `key`: its name, its identifier or the beginning of that.
+    ///
+    /// # Errors
+    /// There is none, or several begin so.
+    pub fn find(&self, key: &str) -> Result<(Container, Status), ContainerError> {
+        let mut all = self.list()?;
+        if let Some(at) = all.iter().position(|(c, _)| c.spec.name.as_str() == key) {
+            return Ok(all.swap_remove(at));
+        }
+        let is_prefix = |c: &Container| !key.is_empty() && c.spec.id.as_str().starts_with(key);
+        let mut matching = all.into_iter().filter(|(c, _)| is_prefix(c));
+        match (matching.next(), matching.next()) {
+            (Some(one), None) => Ok(one),
+            (None, _) => Err(ContainerError::NoSuch(key.to_owned())),
+            (Some(_), Some(_)) => Err(ContainerError::Ambiguous(key.to_owned())),
+        }
+    }
+
+    /// The container with this whole identifier, as it is.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn get(&self, id: &str) -> Result<Container, ContainerError> {
+        let found = self.entries()?.into_iter().find(|container| container.spec.id.as_str() == id);
+        found.ok_or_else(|| ContainerError::NoSuch(id.to_owned()))
+    }
+
+    /// Finds out whether a container still has a keeper, and if not, does what the keeper would have
+    /// done at the end. `None` when nothing of it is left.
+    fn reconcile(&self, container: &Container) -> Result<Option<Status>, ContainerError> {
+        let Some(lock) = container.try_lock()? else { return Ok(Some(container.status())) };
+        let status = container.status();
+        let started = match &status {
+            Status::Exited { .. } => {
+                container.remove_sockets()?;
+                return Ok(Some(status));
+            }
+            Status::Running { started, .. } => Some(*started),
+            Status::Created => None,
+        };
+        if container.spec.auto_remove {
+            container.remove(&lock)?;
+            return Ok(None);
+        }
+        let status = Status::Exited {
+            started,
+            finished: Timestamp::now(),
+            code: 255,
+            oom: false,
+            error: Some("its keeper was killed, and the machine with it".to_owned()),
+        };
+        container.remove_sockets()?;
+        container.set_status(&status)?;
+        Ok(Some(status))
+    }
+
+    /// Every directory that has a readable specification of its own.
+    fn entries(&self) -> Result<Vec<Container>, ContainerError> {
+        let spec =
+            |id: &Id| read_json::<Spec>(&self.paths.containers().join(id.as_str()).join(SPEC));
+        let ids = self.directories()?;
+        let specs = ids.iter().filter_map(|id| spec(id).filter(|spec| spec.id == *id));
+        Ok(specs.map(|spec| self.container(spec)).collect())
+    }
+
+    /// Removes directories whose making or removal was interrupted.
+    fn remove_halves(&self) -> Result<(), ContainerError> {
+        let _names = self.lock_names()?;
+        for id in self.directories()? {
+            let directory = self.paths.containers().join(id.as_str());
+            if directory.join(SPEC).exists() {
+                continue;
+            }
+            if Lock::take(&directory.join(LOCK))?.is_some() {
+                remove_tree(&self.paths.runtime.join(id.short()))?;
+                remove_tree(&directory)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn directories(&self) -> Result<Vec<Id>, ContainerError> {
+        let path = self.paths.containers();
+        let failed = |e| ContainerError::file(&path, e);
+        let mut ids = vec![];
+        for entry in fs::read_dir(&path).map_err(failed)? {
+            let name = entry.map_err(failed)?.file_name().into_string();
+            ids.extend(name.ok().and_then(|name| Id::try_from(name).ok()));
+        }
+        Ok(ids)
+    }
+
+    fn container(&self, spec: Spec) -> Container {
+        let directory = self.paths.containers().join(spec.id.as_str());
+        let runtime = self.paths.runtime.join(spec.id.short());
+        Container { directory, runtime, spec }
+    }
+
+    fn lock_names(&self) -> Result<Lock, ContainerError> {
+        Lock::wait(&self.paths.containers().join(LOCK))
+    }
+}
+
+/// Removes a tree of our own; none of its names is a guest's.
+fn remove_tree(path: &Path) -> Result<(), ContainerError> {
+    match fs::remove_dir_all(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(ContainerError::file(path, e)),
+        _ => Ok(()),
+    }
+}
+
+/// What is in the file, if it is whole.
+fn read_json<T: DeserializeOwned>(path: &Path) -> Option<T> {
+    let mut text = vec![];
+    File::open(path).ok()?.take(MAX_RECORD).read_to_end(&mut text).ok()?;
+    serde_json::from_slice(&text).ok()
+}
+
+/// Puts `value` into the file `name` of `directory`, or leaves what was there.
+fn write_json(directory: &Path, name: &str, value: &impl Serialize) -> Result<(), ContainerError> {
+    let (path, new) = (directory.join(name), directory.join(format!("{name}.new")));
+    let text = serde_json::to_vec(value).map_err(io::Error::from);
+    let write = |text: Vec<u8>| {
+        File::create(&new)?.write_all(&text)?;
+        fs::rename(&new, &path)
+    };
+    text.and_then(write).map_err(|e| ContainerError::file(&path, e))
+}
+
+#[cfg(test)]
+mod tests;

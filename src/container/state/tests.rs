@@ -1,0 +1,93 @@
+use tempfile::TempDir;
+
+use super::*;
+use crate::container::testing::spec;
+
+fn containers() -> (TempDir, Containers) {
+    let top = tempfile::tempdir().expect("temporary directory");
+    let paths = Paths { data: top.path().join("data"), runtime: top.path().join("run") };
+    let containers = Containers::open(paths).expect("opened");
+    (top, containers)
+}
+
+fn count(path: PathBuf) -> usize {
+    fs::read_dir(path)
+        .expect("directory")
+        .filter(|e| e.as_ref().is_ok_and(|e| e.path().is_dir()))
+        .count()
+}
+
+#[test]
+fn container_is_found_by_name_identifier_and_beginning() {
+    let (_top, containers) = containers();
+    let (one, _lock) = containers.create(spec("one")).expect("made");
+    let (_two, _other) = containers.create(spec("two")).expect("made");
+    let id = one.spec().id.clone();
+    for key in ["one", id.as_str(), id.short()] {
+        assert_eq!(containers.find(key).expect(key).0.spec(), one.spec());
+    }
+    for key in ["", "three", "../one", "/"] {
+        assert!(matches!(containers.find(key), Err(ContainerError::NoSuch(_))), "{key}");
+    }
+}
+
+#[test]
+fn name_is_given_once() {
+    let (_top, containers) = containers();
+    let (one, lock) = containers.create(spec("web")).expect("made");
+    let error = containers.create(spec("web")).expect_err("taken").to_string();
+    assert!(error.contains(one.spec().id.short()), "{error}");
+    assert_eq!(count(containers.paths().containers()), 1);
+    one.remove(&lock).expect("removed");
+    containers.create(spec("web")).expect("free again");
+}
+
+#[test]
+fn container_without_keeper_is_found_to_have_ended() {
+    let (_top, containers) = containers();
+    let (container, lock) = containers.create(spec("one")).expect("made");
+    let running = Status::Running { started: Timestamp::now(), keeper: 1 };
+    container.set_status(&running).expect("written");
+    assert_eq!(containers.find("one").expect("there").1, running);
+    drop(lock);
+    let (_, status) = containers.find("one").expect("there");
+    assert!(matches!(&status, Status::Exited { code: 255, error: Some(_), .. }), "{status:?}");
+    assert_eq!(containers.find("one").expect("there").1, status, "once is enough");
+    assert_eq!(count(containers.paths().runtime.clone()), 0);
+}
+
+#[test]
+fn container_to_be_removed_is_removed_when_its_keeper_is_dead() {
+    let (_top, containers) = containers();
+    let spec = Spec { auto_remove: true, ..spec("one") };
+    let (_container, lock) = containers.create(spec).expect("made");
+    assert_eq!(containers.list().expect("listed").len(), 1);
+    drop(lock);
+    assert_eq!(containers.list().expect("listed").len(), 0);
+    assert_eq!(count(containers.paths().containers()), 0);
+    assert_eq!(count(containers.paths().runtime.clone()), 0);
+}
+
+/// P2: whatever part of the making or the removal was interrupted, nothing is left.
+#[test]
+fn halves_of_containers_are_removed() {
+    let (_top, containers) = containers();
+    let (container, lock) = containers.create(spec("one")).expect("made");
+    fs::remove_file(container.file(SPEC)).expect("interrupted");
+    assert_eq!(containers.list().expect("listed").len(), 0);
+    assert_eq!(count(containers.paths().containers()), 1, "somebody is at it");
+    drop(lock);
+    assert_eq!(containers.list().expect("listed").len(), 0);
+    assert_eq!(count(containers.paths().containers()), 0);
+    assert_eq!(count(containers.paths().runtime.clone()), 0);
+}
+
+/// P2: a torn file is no reason to fail.
+#[test]
+fn torn_status_counts_as_not_yet_said() {
+    let (_top, containers) = containers();
+    let (container, _lock) = containers.create(spec("one")).expect("made");
+    fs::write(container.file(STATUS), b"{\"state\":\"run").expect("torn");
+    assert_eq!(container.status(), Status::Created);
+    assert!(containers.find("one").is_ok());
+}
