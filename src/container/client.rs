@@ -59,6 +59,7 @@ pub enum Left {
 
 /// What the other end says, whoever that is.
 enum Said {
+    Note(String),
     Started,
     Credit(u32),
     Ended(Ended),
@@ -66,11 +67,18 @@ enum Said {
 
 /// Connects this process's standard streams to the process behind `socket`, until that has ended.
 ///
+/// `note` is told what the user should know beside that.
+///
 /// # Errors
 /// The connection failed.
-pub fn attend(socket: UnixStream, peer: Peer, streams: &Streams) -> io::Result<Left> {
+pub fn attend(
+    socket: UnixStream,
+    peer: Peer,
+    streams: &Streams,
+    note: fn(&str),
+) -> io::Result<Left> {
     let raw = (streams.terminal && streams.input).then(RawTerminal::enter).flatten();
-    let mut client = Client::new(socket, peer, streams)?;
+    let mut client = Client::new(socket, peer, streams, note)?;
     let left = client.run();
     drop(raw);
     left
@@ -88,10 +96,11 @@ struct Client {
     until_started: bool,
     credit: usize,
     started: bool,
+    note: fn(&str),
 }
 
 impl Client {
-    fn new(socket: UnixStream, peer: Peer, streams: &Streams) -> io::Result<Self> {
+    fn new(socket: UnixStream, peer: Peer, streams: &Streams, note: fn(&str)) -> io::Result<Self> {
         let (read, write) = UnixStream::pair()?;
         let caught = PASSED_ON.into_iter().chain([SIGWINCH]);
         let watch = streams.terminal.then(|| Watch::new(streams.detach.clone()));
@@ -106,6 +115,7 @@ impl Client {
             until_started: streams.until_started,
             credit: usize::try_from(INITIAL_CREDIT).unwrap_or(0),
             started: false,
+            note,
         })
     }
 
@@ -156,6 +166,7 @@ impl Client {
                 Kind::Stdout => write_all(&mut io::stdout().lock(), frame.payload)?,
                 Kind::Stderr => write_all(&mut io::stderr().lock(), frame.payload)?,
                 _ => match understand(self.peer, frame)? {
+                    Some(Said::Note(text)) => (self.note)(&text),
                     Some(Said::Started) => {
                         self.started = true;
                         resize(&mut self.link, self.peer, self.terminal)?;
@@ -222,6 +233,7 @@ fn understand(peer: Peer, frame: Frame<'_>) -> io::Result<Option<Said>> {
             Tell::Started => Some(Said::Started),
             Tell::Credit(bytes) => Some(Said::Credit(bytes)),
             Tell::Ended(ended) => Some(Said::Ended(ended)),
+            Tell::Note(text) => Some(Said::Note(text)),
             Tell::Stats(_) | Tell::Processes(_) => None,
         });
     }

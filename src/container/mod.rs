@@ -6,6 +6,7 @@
 //! what a dead keeper left undone.
 
 pub mod call;
+mod cgroup;
 pub mod client;
 pub mod clock;
 mod hosts;

@@ -6,6 +6,7 @@
 //! DATA/containers/ID/lock     held by the keeper: whoever gets it knows that there is none
 //! DATA/containers/ID/spec     what was asked for, written once
 //! DATA/containers/ID/status   what became of it, replaced as a whole
+//! DATA/containers/ID/cgroup   control group, noted before it is made
 //! DATA/containers/ID/...      writable layer, log, messages of the monitor
 //! RUNTIME/SHORT-ID/           sockets
 //! ```
@@ -22,6 +23,7 @@ use rustix::io::Errno;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::cgroup;
 use super::clock::Timestamp;
 use super::paths::make_private;
 use super::{ContainerError, Id, Paths, Spec};
@@ -32,6 +34,7 @@ const MAX_RECORD: u64 = 4 << 20;
 const SPEC: &str = "spec.json";
 const STATUS: &str = "status.json";
 const LOCK: &str = "lock";
+const GROUP: &str = "cgroup.json";
 
 /// What became of a container.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -163,12 +166,26 @@ impl Container {
         Lock::wait(&self.file(LOCK))
     }
 
+    /// Notes a control group before it is made, so that whoever comes after a dead keeper removes it.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub(super) fn note_group(&self, group: &Path) -> Result<(), ContainerError> {
+        write_json(&self.directory, GROUP, &group)
+    }
+
+    /// Removes the control group, if one was noted.
+    fn remove_group(&self) -> Result<(), ContainerError> {
+        let Some(group) = read_json::<PathBuf>(&self.file(GROUP)) else { return Ok(()) };
+        cgroup::remove(&group).map_err(|e| ContainerError::file(&group, e))
+    }
+
     /// Removes everything of it. `_lock` shows that nobody looks after it.
     ///
     /// # Errors
     /// Something cannot be removed.
     pub fn remove(&self, _lock: &Lock) -> Result<(), ContainerError> {
-        remove_tree(&self.runtime)?;
+        self.remove_running_parts()?;
         // Without its specification it is no container any more, whatever interrupts the rest.
         match fs::remove_file(self.file(SPEC)) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => {
@@ -182,7 +199,8 @@ impl Container {
     ///
     /// # Errors
     /// Something cannot be removed.
-    pub fn remove_sockets(&self) -> Result<(), ContainerError> {
+    pub fn remove_running_parts(&self) -> Result<(), ContainerError> {
+        self.remove_group()?;
         remove_tree(&self.runtime)
     }
 }
@@ -289,7 +307,7 @@ impl Containers {
         let status = container.status();
         let started = match &status {
             Status::Exited { .. } => {
-                container.remove_sockets()?;
+                container.remove_running_parts()?;
                 return Ok(Some(status));
             }
             Status::Running { started, .. } => Some(*started),
@@ -306,7 +324,7 @@ impl Containers {
             oom: false,
             error: Some("its keeper was killed, and the machine with it".to_owned()),
         };
-        container.remove_sockets()?;
+        container.remove_running_parts()?;
         container.set_status(&status)?;
         Ok(Some(status))
     }

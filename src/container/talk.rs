@@ -38,6 +38,8 @@ pub enum Ask {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Tell {
+    /// Something the user should know, in one line.
+    Note(String),
     /// The first process runs.
     Started,
     /// So many more bytes of input may be sent.

@@ -92,7 +92,7 @@ pub(in super::super) fn exec(args: ExecArgs) -> anyhow::Result<Exit> {
     };
     let start = process(&container, args)?;
     let socket = call::exec(&container, start).context("reach the agent of the container")?;
-    let left = attend(socket, Peer::Agent, &streams);
+    let left = attend(socket, Peer::Agent, &streams, report::note);
     Ok(match left.context("hear the agent of the container")? {
         Left::Ended(ended) => exit(&ended),
         Left::Cancelled(signal) => Exit::Signal(u8::try_from(signal).unwrap_or(0)),
@@ -142,7 +142,9 @@ pub(in super::super) fn attach(args: &AttachArgs) -> anyhow::Result<Exit> {
         until_started: false,
     };
     let socket = call::attach(&container, streams.input).context("reach the keeper")?;
-    match attend(socket, Peer::Keeper, &streams).context("hear the keeper of the container")? {
+    match attend(socket, Peer::Keeper, &streams, report::note)
+        .context("hear the keeper of the container")?
+    {
         Left::Ended(ended) => Ok(exit(&ended)),
         Left::Cancelled(signal) => Ok(Exit::Signal(u8::try_from(signal).unwrap_or(0))),
         Left::Detached => {

@@ -7,6 +7,7 @@ mod lifecycle;
 mod list;
 mod logs;
 mod run;
+mod stats;
 
 use std::io::Write;
 
@@ -68,6 +69,12 @@ pub(super) enum Command {
 
     /// Print all there is to know about containers
     Inspect(list::InspectArgs),
+
+    /// Show what containers use, and what their machines take of the host
+    Stats(stats::StatsArgs),
+
+    /// List the processes of a container
+    Top(stats::TopArgs),
 }
 
 impl Command {
@@ -83,6 +90,8 @@ impl Command {
             Self::Wait(args) => lifecycle::wait(&args),
             Self::Rm(args) => lifecycle::rm(&args),
             Self::Inspect(args) => list::inspect(&args),
+            Self::Stats(args) => stats::stats(&args),
+            Self::Top(args) => stats::top(&args),
         }
     }
 }

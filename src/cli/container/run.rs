@@ -87,7 +87,7 @@ fn attend_to(
         detach: options.detach_keys.clone(),
         until_started: options.detach,
     };
-    let left = attend(socket, Peer::Keeper, &streams);
+    let left = attend(socket, Peer::Keeper, &streams, report::note);
     match left.context("hear the keeper of the container")? {
         Left::Ended(ended) => Ok(exit(&ended)),
         Left::Cancelled(signal) => Ok(Exit::Signal(u8::try_from(signal).unwrap_or(0))),

@@ -3,6 +3,7 @@
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
 use std::process::{Child, ChildStderr, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -14,6 +15,7 @@ use vmm_protocol::{
     CONTROL_PORT, Notice, Order, Refusal, Reply, Request, SESSION_PORT, VERSION, printable,
 };
 
+use super::super::cgroup;
 use super::super::link::{Link, broken};
 use super::super::machine::{VSOCK, monitor_arguments};
 use super::super::talk::{Ended, Failure, Phase};
@@ -41,15 +43,19 @@ pub(super) struct Guest {
 
 impl Guest {
     /// Starts the machine, and the container's first process in it.
-    /// A `command` that is gone before that has changed its mind.
+    /// A `command` that is gone before that has changed its mind. The machine runs in the control
+    /// group `group`.
     pub(super) fn start(
         container: &Container,
         command: Option<BorrowedFd<'_>>,
+        group: Option<&Path>,
     ) -> Result<Self, Ended> {
         let setup = |what: &str, e: io::Error| failed(Phase::Setup, format!("{what}: {e}"));
         let path = container.socket(&format!("{VSOCK}_{CONTROL_PORT}"));
         let listener = UnixListener::bind(&path).map_err(|e| setup("listen for the agent", e))?;
         let mut monitor = Monitor::start(container).map_err(|e| setup("start the monitor", e))?;
+        let joined = group.map_or(Ok(()), |group| cgroup::add(group, monitor.child.id()));
+        joined.map_err(|e| setup("move the monitor to its control group", e))?;
         // Without it, the start is not given up early.
         monitor.command = command.and_then(|fd| fd.try_clone_to_owned().ok());
         let mut phase = Phase::Boot;

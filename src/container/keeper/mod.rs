@@ -9,10 +9,12 @@ mod visitor;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 
 use rustix::fs::Mode;
 use rustix::process::{setsid, umask};
 
+use super::cgroup;
 use super::clock::Timestamp;
 use super::log::LOG;
 use super::machine::make_writable;
@@ -67,7 +69,15 @@ fn prepare(
 
 /// Starts the machine and serves it to its end.
 fn run(container: &Container, relay: &mut Relay) -> Ended {
-    let mut guest = match Guest::start(container, relay.command()) {
+    let group = match container.spec().cpus.quota().map(|quota| make_group(container, quota)) {
+        Some(Ok(group)) => Some(group),
+        Some(Err(e)) => {
+            relay.note(&format!("--cpus gives whole processors here: {e}"));
+            None
+        }
+        None => None,
+    };
+    let mut guest = match Guest::start(container, relay.command(), group.as_deref()) {
         Ok(guest) => guest,
         Err(ended) => return ended,
     };
@@ -80,6 +90,14 @@ fn run(container: &Container, relay: &mut Relay) -> Ended {
     ended
 }
 
+/// Makes the control group that holds the machine to a part of a processor.
+fn make_group(container: &Container, quota: u32) -> io::Result<PathBuf> {
+    let group = cgroup::path(container.spec().id.as_str())?;
+    container.note_group(&group).map_err(io::Error::other)?;
+    cgroup::make(&group, quota)?;
+    Ok(group)
+}
+
 /// Writes down how the container ended, or removes it if that is wanted.
 fn finish(container: &Container, lock: &Lock, ended: &Ended) -> Result<(), ContainerError> {
     if container.spec().auto_remove {
@@ -89,7 +107,7 @@ fn finish(container: &Container, lock: &Lock, ended: &Ended) -> Result<(), Conta
         Status::Running { started, .. } => Some(started),
         _ => None,
     };
-    container.remove_sockets()?;
+    container.remove_running_parts()?;
     container.set_status(&Status::Exited {
         started,
         finished: Timestamp::now(),

@@ -62,6 +62,11 @@ impl Relay {
         self.visitors.first().map(AsFd::as_fd)
     }
 
+    /// Tells whoever listens something that is not the container's output.
+    pub(super) fn note(&mut self, text: &str) {
+        self.tell_all(&Tell::Note(text.to_owned()));
+    }
+
     /// Keeps what the container prints.
     pub(super) fn keep_log(&mut self, path: &Path) -> io::Result<()> {
         self.log = Some(LogWriter::open(path)?);
