@@ -6,5 +6,13 @@
 
 pub mod config;
 pub mod digest;
+#[cfg(feature = "helper")]
+pub mod fetch;
+#[cfg(feature = "helper")]
+pub mod helper;
+#[cfg(feature = "helper")]
+pub mod oci;
 pub mod reference;
+#[cfg(feature = "helper")]
+pub mod source;
 pub mod store;

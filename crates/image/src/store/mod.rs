@@ -7,25 +7,34 @@
 //!             blobs/sha256/HEX       what it was made from
 //!             tmp/                   what is not finished
 //!             lock                   held while names and records change
+//!             pulls                  held by whoever pulls
 //! ```
 //!
 //! Every file is written under another name in `tmp`, made durable and renamed, in the order blobs,
 //! file system, record, name: what can be found by a name is whole, whenever a process is killed.
 
+#[cfg(feature = "helper")]
+mod blob;
 mod error;
 mod index;
 mod lock;
 mod paths;
 mod record;
+mod remove;
 #[cfg(test)]
 mod tests;
+mod unfinished;
 
 use std::path::Path;
 
+#[cfg(feature = "helper")]
+pub use blob::{BlobError, Blobs, digest_of};
 pub use error::StoreError;
 pub use lock::StoreLock;
 pub use paths::StorePaths;
 pub use record::{Blob, ImageRecord, Record, RootfsName};
+pub use remove::{DiskUsage, Prune, Removed, Roots, Usage};
+pub use unfinished::Unfinished;
 
 use crate::digest::Digest;
 use crate::reference::{Local, Reference};
@@ -63,6 +72,16 @@ impl Store {
     /// The lock cannot be made or waited for.
     pub fn hold(&self) -> Result<StoreLock, StoreError> {
         StoreLock::shared(&self.paths)
+    }
+
+    /// Says that a pull is running, as long as the guard lives: what it has got is not pruned, though
+    /// no image refers to it yet.
+    ///
+    /// # Errors
+    ///
+    /// The lock cannot be made or waited for.
+    pub fn pulling(&self) -> Result<StoreLock, StoreError> {
+        StoreLock::pull(&self.paths)
     }
 
     /// The image that `reference` means, if it is here.

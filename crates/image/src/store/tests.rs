@@ -121,3 +121,98 @@ fn file_names_of_records_are_checked_when_they_are_read() {
     }
     assert!(RootfsName::try_from(String::from(RootfsName::new(digest(1)))).is_ok());
 }
+
+fn blob_files(store: &Store) -> usize {
+    std::fs::read_dir(store.paths().blobs()).unwrap().count()
+}
+
+fn write_blob(store: &Store, id: u8) {
+    std::fs::write(store.paths().blobs().join(digest(id).hex()), "x").unwrap();
+}
+
+#[test]
+fn last_name_takes_the_image_and_its_files_with_it() {
+    let Fixture { store, .. } = fixture();
+    let image = add(&store, 1, &["app", "app:2"]);
+    add(&store, 2, &["other"]);
+    (1..=2).for_each(|id| write_blob(&store, id));
+    let first = store.remove("app:2", false).unwrap();
+    assert_eq!((first.untagged.len(), first.deleted.len()), (1, 0));
+    assert!(find(&store, "app").is_some() && image.rootfs.exists());
+    let last = store.remove("app", false).unwrap();
+    assert_eq!(
+        (last.untagged, last.deleted),
+        (vec!["docker.io/library/app:latest".into()], vec![digest(1)])
+    );
+    assert!(last.bytes > 0 && !image.rootfs.exists());
+    assert_eq!((blob_files(&store), find(&store, "other")), (1, Some(digest(2))));
+    assert!(matches!(store.remove("app", false), Err(StoreError::NotFound(_))));
+}
+
+#[test]
+fn image_with_several_names_is_removed_by_its_id_with_force_alone() {
+    let Fixture { store, .. } = fixture();
+    add(&store, 1, &["app", "app:2"]);
+    let id = digest(1).short();
+    assert!(matches!(store.remove(&id, false), Err(StoreError::ManyNames(_))));
+    assert_eq!(store.remove(&id, true).unwrap().untagged.len(), 2);
+    assert!(store.list().unwrap().is_empty());
+}
+
+#[test]
+fn image_of_a_container_stays_until_the_container_is_gone() {
+    let Fixture { store, .. } = fixture();
+    let image = add(&store, 1, &["app"]);
+    let container = store.paths().containers().join("c1");
+    std::fs::create_dir_all(&container).unwrap();
+    std::fs::write(container.join("image"), format!("{}\n", digest(1))).unwrap();
+    assert!(
+        matches!(store.remove("app", false), Err(StoreError::InUse { user, .. }) if user.contains("c1"))
+    );
+    assert_eq!(store.remove("app", true).unwrap().deleted, []);
+    let all = Prune { all: true, layers: true };
+    assert_eq!(store.prune(all).unwrap().deleted, []);
+    assert!(image.rootfs.exists() && find(&store, &digest(1).hex()).is_some());
+    assert_eq!(store.usage().unwrap().images.active, 1);
+    std::fs::remove_dir_all(container).unwrap();
+    assert_eq!(store.prune(Prune::default()).unwrap().deleted, [digest(1)]);
+    assert!(!image.rootfs.exists());
+}
+
+#[test]
+fn prune_takes_what_nothing_refers_to_and_leaves_the_rest() {
+    let Fixture { store, .. } = fixture();
+    add(&store, 1, &["app"]);
+    add(&store, 2, &["app"]);
+    (1..=3).for_each(|id| write_blob(&store, id));
+    std::fs::write(store.paths().temporary().join("half"), "x").unwrap();
+    let mut held = Unfinished::create(store.paths(), store.paths().rootfs().join("busy"), || ())
+        .unwrap()
+        .unwrap();
+    std::io::Write::write_all(held.file(), b"x").unwrap();
+    let removed = store.prune(Prune::default()).unwrap();
+    assert_eq!(removed.deleted, [digest(1)]);
+    assert_eq!((blob_files(&store), find(&store, "app")), (1, Some(digest(2))));
+    let left: Vec<_> = index::file_names(&store.paths().temporary()).unwrap();
+    assert_eq!(left, ["busy"], "what is being written stays");
+    held.publish().unwrap();
+    assert_eq!(store.prune(Prune { all: true, layers: false }).unwrap().deleted, [digest(2)]);
+    let usage = store.usage().unwrap();
+    assert_eq!((usage.images.bytes, usage.layers.count, usage.unfinished.count), (0, 0, 0));
+}
+
+/// I18: what a pull has got, and no image refers to yet, is not swept away under it.
+#[test]
+fn layers_stay_while_a_pull_is_running() {
+    let Fixture { store, .. } = fixture();
+    add(&store, 1, &["app"]);
+    write_blob(&store, 1);
+    write_blob(&store, 9);
+    let pulling = store.pulling().unwrap();
+    store.remove("app", false).unwrap();
+    store.prune(Prune::default()).unwrap();
+    assert_eq!(blob_files(&store), 2);
+    drop(pulling);
+    store.prune(Prune::default()).unwrap();
+    assert_eq!(blob_files(&store), 0);
+}

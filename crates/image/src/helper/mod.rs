@@ -1,0 +1,3 @@
+//! The program `vmm-image`.
+
+pub mod progress;
