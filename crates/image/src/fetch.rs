@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 use crate::digest::Digest;
 use crate::helper::progress::Progress;
 use crate::oci::{
-    Compression, Configuration, Descriptor, Document, DocumentError, Index, MAX_DOCUMENT, Manifest,
-    MediaKind, Platform, parse_config, parse_document,
+    Configuration, Descriptor, Document, DocumentError, Index, MAX_DOCUMENT, Manifest, MediaKind,
+    Platform, parse_config, parse_document,
 };
 use crate::source::{Source, SourceError};
 use crate::store::{Blob, BlobError, Blobs, digest_of};
@@ -29,16 +29,7 @@ pub struct Fetched {
     /// The configuration.
     pub config: Blob,
     /// The layers, the lowest first.
-    pub layers: Vec<LayerBlob>,
-}
-
-/// A layer in the store.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LayerBlob {
-    /// The blob.
-    pub blob: Blob,
-    /// How it is compressed.
-    pub compression: Compression,
+    pub layers: Vec<Blob>,
 }
 
 /// Why an image is not got.
@@ -88,10 +79,8 @@ pub fn fetch(
     put(source, blobs, &manifest.config, "configuration", progress)?;
     check_config(&parse_config(&blobs.read(config)?)?, &manifest, wanted)?;
     put_layers(source, blobs, &manifest, progress)?;
-    let layers = manifest.layers.iter();
-    let layers = layers
-        .map(|(layer, compression)| LayerBlob { blob: blob_of(layer), compression: *compression });
-    Ok(Fetched { top, manifest: manifest_digest, config, layers: layers.collect() })
+    let layers = manifest.layers.iter().map(blob_of).collect();
+    Ok(Fetched { top, manifest: manifest_digest, config, layers })
 }
 
 /// What the configuration and the manifest must agree about.
@@ -202,8 +191,7 @@ fn put_layers(
     progress: &Progress,
 ) -> Result<(), FetchError> {
     let mut seen = BTreeSet::new();
-    let layers = manifest.layers.iter().map(|(layer, _)| layer);
-    let layers: Vec<_> = layers.filter(|layer| seen.insert(layer.digest)).collect();
+    let layers: Vec<_> = manifest.layers.iter().filter(|layer| seen.insert(layer.digest)).collect();
     let queue = Mutex::new(layers.into_iter());
     let failed = AtomicBool::new(false);
     let next = || queue.lock().ok().and_then(|mut queue| queue.next());

@@ -1,18 +1,27 @@
 //! Container images: references, the store, where images come from, and the read-only root file system
 //! that is made from an image's layers.
 //!
-//! [`reference`] reads what a user calls an image, [`store`] keeps what was verified. Both are all
-//! that the monitor links: what reads a stranger's bytes runs in the program `vmm-image`.
+//! [`reference`] reads what a user calls an image, [`store`] keeps what was verified, `client` starts
+//! the program `vmm-image`, which reads a stranger's bytes. They are all that the monitor links; the
+//! rest is built with the feature `helper`.
 
 pub mod config;
 pub mod digest;
+#[cfg(feature = "helper")]
+mod erofs;
 #[cfg(feature = "helper")]
 pub mod fetch;
 #[cfg(feature = "helper")]
 pub mod helper;
 #[cfg(feature = "helper")]
+mod layer;
+#[cfg(feature = "helper")]
 pub mod oci;
 pub mod reference;
 #[cfg(feature = "helper")]
+pub mod rootfs;
+#[cfg(feature = "helper")]
 pub mod source;
 pub mod store;
+#[cfg(feature = "helper")]
+mod tree;

@@ -3,7 +3,7 @@
 use serde::Deserialize;
 use std::collections::BTreeMap;
 
-use super::{Compression, DocumentError, MAX_DOCUMENT, MAX_LAYER, MAX_LAYERS, MediaKind, Platform};
+use super::{DocumentError, MAX_DOCUMENT, MAX_LAYER, MAX_LAYERS, MediaKind, Platform};
 use crate::digest::Digest;
 
 /// What a document says about a blob that belongs to it.
@@ -44,7 +44,7 @@ pub struct Manifest {
     /// The configuration.
     pub config: Descriptor,
     /// The layers, the lowest first.
-    pub layers: Vec<(Descriptor, Compression)>,
+    pub layers: Vec<Descriptor>,
 }
 
 /// What stands at the top of an image.
@@ -146,7 +146,7 @@ fn manifest(config: Descriptor, layers: Vec<Descriptor>) -> Result<Manifest, Doc
     let layers = layers.into_iter().map(|layer| {
         check_size("layer", layer.size, MAX_LAYER)?;
         match MediaKind::of(&layer.media_type) {
-            MediaKind::Layer(compression) => Ok((layer, compression)),
+            MediaKind::Layer => Ok(layer),
             _ => Err(DocumentError::LayerType(super::shown(&layer.media_type))),
         }
     });

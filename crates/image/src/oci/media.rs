@@ -10,23 +10,11 @@ pub enum MediaKind {
     /// The configuration of an image.
     Config,
     /// A layer of the file system.
-    Layer(Compression),
+    Layer,
     /// Docker's first schema.
     FirstSchema,
     /// Nothing that an image is made of.
     Other,
-}
-
-/// How a layer is compressed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Compression {
-    /// A plain tar file.
-    None,
-    /// gzip.
-    Gzip,
-    /// Zstandard.
-    Zstd,
 }
 
 impl MediaKind {
@@ -42,15 +30,7 @@ impl MediaKind {
             | "application/vnd.docker.container.image.v1+json" => Self::Config,
             "application/vnd.docker.distribution.manifest.v1+json"
             | "application/vnd.docker.distribution.manifest.v1+prettyjws" => Self::FirstSchema,
-            "application/vnd.oci.image.layer.v1.tar"
-            | "application/vnd.oci.image.layer.nondistributable.v1.tar"
-            | "application/vnd.docker.image.rootfs.diff.tar" => Self::Layer(Compression::None),
-            "application/vnd.oci.image.layer.v1.tar+gzip"
-            | "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip"
-            | "application/vnd.docker.image.rootfs.diff.tar.gzip" => Self::Layer(Compression::Gzip),
-            "application/vnd.oci.image.layer.v1.tar+zstd"
-            | "application/vnd.oci.image.layer.nondistributable.v1.tar+zstd"
-            | "application/vnd.docker.image.rootfs.diff.tar.zstd" => Self::Layer(Compression::Zstd),
+            _ if is_layer(bare) => Self::Layer,
             _ => Self::Other,
         }
     }
@@ -60,4 +40,14 @@ impl MediaKind {
         application/vnd.oci.image.manifest.v1+json, \
         application/vnd.docker.distribution.manifest.list.v2+json, \
         application/vnd.docker.distribution.manifest.v2+json";
+}
+
+/// A tar archive, perhaps compressed; how is told by its first bytes.
+fn is_layer(bare: &str) -> bool {
+    let oci = ["layer.v1.tar", "layer.nondistributable.v1.tar"];
+    let rest = match bare.strip_prefix("application/vnd.oci.image.") {
+        Some(rest) => oci.iter().find_map(|kind| rest.strip_prefix(kind)),
+        None => bare.strip_prefix("application/vnd.docker.image.rootfs.diff.tar"),
+    };
+    matches!(rest, Some("" | "+gzip" | "+zstd" | ".gzip" | ".zstd"))
 }

@@ -13,7 +13,7 @@ mod time;
 
 pub use config::{Configuration, parse_config};
 pub use document::{Descriptor, Document, Index, Manifest, parse_document};
-pub use media::{Compression, MediaKind};
+pub use media::MediaKind;
 pub use platform::{Platform, PlatformError};
 
 use crate::digest::Digest;
