@@ -3,6 +3,7 @@
 mod archive;
 mod docker_archive;
 mod layout;
+pub mod registry;
 mod tar_index;
 #[cfg(test)]
 mod tests;
@@ -104,6 +105,9 @@ pub enum SourceError {
         /// What is missing.
         name: String,
     },
+    /// The registry does not hand it out.
+    #[error(transparent)]
+    Registry(#[from] registry::RegistryError),
     /// A document of the image cannot be used.
     #[error(transparent)]
     Document(#[from] DocumentError),
@@ -119,6 +123,7 @@ impl SourceError {
                 "oci:DIR is an OCI layout, oci-archive:FILE one in a tar file, \
                  docker-archive:FILE what `docker save` writes"
             }
+            Self::Registry(error) => return error.hint(),
             _ => return None,
         })
     }

@@ -88,7 +88,8 @@ impl StoreError {
     }
 }
 
-fn io_hint(error: &io::Error) -> Option<&'static str> {
+/// What the user can do about an error of the system.
+pub(crate) fn io_hint(error: &io::Error) -> Option<&'static str> {
     Some(match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
             "vmm system df says what takes the space, vmm system prune gives some back"

@@ -30,6 +30,8 @@ use std::path::Path;
 #[cfg(feature = "helper")]
 pub use blob::{BlobError, Blobs, digest_of};
 pub use error::StoreError;
+#[cfg(feature = "helper")]
+pub(crate) use error::io_hint;
 pub use lock::StoreLock;
 pub use paths::StorePaths;
 pub use record::{Blob, ImageRecord, Record, RootfsName};
