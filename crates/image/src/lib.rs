@@ -23,5 +23,7 @@ pub mod rootfs;
 #[cfg(feature = "helper")]
 pub mod source;
 pub mod store;
+#[cfg(test)]
+mod testing;
 #[cfg(feature = "helper")]
 mod tree;

@@ -1,5 +1,7 @@
 //! One read-only root file system from the layers of an image.
 
+#![deny(clippy::as_conversions, clippy::indexing_slicing)]
+
 use std::fs::File;
 use std::io::{self, Read};
 
@@ -27,12 +29,16 @@ pub struct Limits {
     pub inodes: usize,
     /// Directories in each other.
     pub depth: usize,
+    /// Names looked up to find all paths, those of symbolic links on the way included.
+    pub lookups: u64,
     /// Bytes of extended attributes of all members.
     pub xattr_bytes: u64,
     /// Bytes of all layers uncompressed.
     pub uncompressed_bytes: u64,
-    /// How much larger than its compressed form a layer may be, beyond the first GiB.
+    /// How much larger than its compressed form a layer may be.
     pub ratio: u64,
+    /// Bytes of a layer for which its ratio does not matter.
+    pub ratio_from: u64,
     /// Bytes of the root file system.
     pub image_bytes: u64,
 }
@@ -44,9 +50,11 @@ impl Default for Limits {
             members: 4 << 20,
             inodes: 2 << 20,
             depth: 1024,
+            lookups: 1 << 28,
             xattr_bytes: 64 << 20,
             uncompressed_bytes: 64 << 30,
             ratio: 200,
+            ratio_from: 1 << 30,
             image_bytes: 64 << 30,
         }
     }
@@ -139,12 +147,12 @@ impl RootfsError {
 }
 
 fn is_limit(fault: &Fault) -> bool {
-    use TreeError::{TooDeep, TooManyInodes, TooManySteps};
+    use TreeError::{TooDeep, TooManyInodes, TooManyLookups};
     match fault {
         Fault::TooLarge(_) | Fault::Ratio(_) | Fault::TooManyMembers(_) => true,
         Fault::ImageTooLarge(_) | Fault::XattrBytes(_) | Fault::TooManyXattrs(_) => true,
         Fault::Path(PathError::TooLong | PathError::NameTooLong) => true,
-        Fault::Tree(error) => matches!(error, TooDeep(_) | TooManyInodes(_) | TooManySteps),
+        Fault::Tree(error) => matches!(error, TooDeep(_) | TooManyInodes(_) | TooManyLookups),
         _ => false,
     }
 }
@@ -165,7 +173,7 @@ pub fn build<R: Read>(
     output: &File,
 ) -> Result<Summary, RootfsError> {
     let fail = |layer| move |fault: Fault| RootfsError::new(layer, fault.into());
-    let mut tree = Tree::new(limits.inodes, limits.depth);
+    let mut tree = Tree::new(limits);
     let mut data = Data::new(output, limits.image_bytes).map_err(fail(0))?;
     let mut budget = Budget::new(limits);
     let mut count = 0;
@@ -198,12 +206,12 @@ pub fn build<R: Read>(
 
 impl Budget {
     fn new(limits: &Limits) -> Self {
-        let Limits { uncompressed_bytes, ratio, members, xattr_bytes, .. } = *limits;
+        let Limits { uncompressed_bytes: limit, ratio, ratio_from, members, .. } = *limits;
         Self {
-            bytes: Allowance { limit: uncompressed_bytes, left: uncompressed_bytes, ratio },
+            bytes: Allowance { limit, left: limit, ratio, ratio_from },
             max_members: members,
             members: 0,
-            max_xattr_bytes: xattr_bytes,
+            max_xattr_bytes: limits.xattr_bytes,
             xattr_bytes: 0,
         }
     }

@@ -25,10 +25,15 @@ const ZSTD_SKIPPABLE: &[u8] = &[0x2a, 0x4d, 0x18];
 const OTHERS: [(&[u8], &str); 3] =
     [(b"BZh", "bzip2"), (&[0xfd, b'7', b'z', b'X', b'Z'], "xz"), (&[4, 0x22, 0x4d, 0x18], "lz4")];
 
-/// The uncompressed bytes of `compressed`, and a count of the compressed bytes taken.
-pub(super) fn open<'a, R: Read + 'a>(
-    compressed: R,
-) -> Result<(Box<dyn Read + 'a>, Rc<Cell<u64>>), Fault> {
+/// A layer that is being uncompressed.
+pub(super) struct Uncompressed<'a> {
+    pub(super) bytes: Box<dyn Read + 'a>,
+    /// Compressed bytes taken so far.
+    pub(super) taken: Rc<Cell<u64>>,
+}
+
+/// Finds out how `compressed` is compressed.
+pub(super) fn open<'a, R: Read + 'a>(compressed: R) -> Result<Uncompressed<'a>, Fault> {
     let count = Rc::new(Cell::new(0));
     let counted = Counted { source: compressed, count: Rc::clone(&count) };
     let mut source = BufReader::with_capacity(READ_BYTES, counted);
@@ -39,14 +44,14 @@ pub(super) fn open<'a, R: Read + 'a>(
     }
     let (gzip, zstd) = (magic.starts_with(GZIP), is_zstd(&magic));
     let source = Cursor::new(magic).chain(source);
-    let decoder: Box<dyn Read + 'a> = if gzip {
+    let bytes: Box<dyn Read + 'a> = if gzip {
         Box::new(MultiGzDecoder::new(source))
     } else if zstd {
         Box::new(Zstd::new(source))
     } else {
         Box::new(source)
     };
-    Ok((decoder, count))
+    Ok(Uncompressed { bytes, taken: count })
 }
 
 fn is_zstd(magic: &[u8]) -> bool {

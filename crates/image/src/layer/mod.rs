@@ -156,6 +156,8 @@ fn create(
     };
     let (uid, gid) = (owner_number(owner.0)?, owner_number(owner.1)?);
     let (mtime, mtime_nsec) = mtime;
+    // Linux ignores those of a symbolic link and shows them like this.
+    let mode = if kind == Kind::Symlink { 0o777 } else { mode };
     tree.insert(path, Meta { mode, uid, gid, mtime, mtime_nsec, xattrs }, content)?;
     Ok(u64::try_from(bytes).unwrap_or(u64::MAX))
 }

@@ -1,18 +1,14 @@
 //! The uncompressed bytes of a layer: counted, hashed and bounded on their way.
 
-use std::cell::Cell;
 use std::io::Read;
-use std::rc::Rc;
 
 use sha2::{Digest, Sha256};
 
-use super::decompress;
+use super::decompress::{self, Uncompressed};
 use super::fault::Fault;
 
 /// Bytes decompressed at once.
 const BUFFER_BYTES: usize = 256 << 10;
-/// Bytes of a layer that may come from however little: ratios of small layers say nothing.
-const RATIO_FREE_BYTES: u64 = 1 << 30;
 
 /// How much may still come, for all layers of an image.
 #[derive(Debug, Clone, Copy)]
@@ -23,12 +19,13 @@ pub(crate) struct Allowance {
     pub(crate) left: u64,
     /// How much larger than its compressed form a layer may be.
     pub(crate) ratio: u64,
+    /// Bytes of a layer that may come from however little.
+    pub(crate) ratio_from: u64,
 }
 
 /// The uncompressed bytes of one layer.
 pub(crate) struct Stream<'a> {
-    decoder: Box<dyn Read + 'a>,
-    compressed: Rc<Cell<u64>>,
+    source: Uncompressed<'a>,
     hash: Sha256,
     allowance: &'a mut Allowance,
     produced: u64,
@@ -44,10 +41,10 @@ impl<'a> Stream<'a> {
         compressed: R,
         allowance: &'a mut Allowance,
     ) -> Result<Self, Fault> {
-        let (decoder, compressed) = decompress::open(compressed)?;
+        let source = decompress::open(compressed)?;
         let buffer = vec![0; BUFFER_BYTES];
         let hash = Sha256::new();
-        Ok(Self { decoder, compressed, hash, allowance, produced: 0, buffer, start: 0, end: 0 })
+        Ok(Self { source, hash, allowance, produced: 0, buffer, start: 0, end: 0 })
     }
 
     /// The next bytes, as many as there are at hand and at most `most`; none at the end.
@@ -64,7 +61,7 @@ impl<'a> Stream<'a> {
     fn refill(&mut self) -> Result<(), Fault> {
         (self.start, self.end) = (0, 0);
         let read = loop {
-            match self.decoder.read(&mut self.buffer) {
+            match self.source.bytes.read(&mut self.buffer) {
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
                 other => break other.map_err(Fault::Read)?,
             }
@@ -76,8 +73,8 @@ impl<'a> Stream<'a> {
         let left = self.allowance.left.checked_sub(read).ok_or(Fault::TooLarge(limit))?;
         self.allowance.left = left;
         self.produced = self.produced.saturating_add(read);
-        let ratio = self.allowance.ratio;
-        let most = self.compressed.get().saturating_mul(ratio).saturating_add(RATIO_FREE_BYTES);
+        let Allowance { ratio, ratio_from, .. } = *self.allowance;
+        let most = self.source.taken.get().saturating_mul(ratio).saturating_add(ratio_from);
         if self.produced > most {
             return Err(Fault::Ratio(ratio));
         }

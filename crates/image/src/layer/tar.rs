@@ -1,7 +1,7 @@
 //! The members of a tar archive, one after the other.
 
 use super::fault::Fault;
-use super::header::{BLOCK, Header, more_sparse};
+use super::header::{BLOCK, Header, MapPart, more_sparse};
 use super::pax::{self, Pax};
 use super::sparse::{MAX_STRETCHES, SparseMap, Stretch};
 use super::stream::Stream;
@@ -63,10 +63,13 @@ impl<'s, 'a> Archive<'s, 'a> {
 
     /// The next member; what is left of the one before is dropped.
     pub(super) fn next(&mut self) -> Result<Option<Member>, Fault> {
-        let mut extensions = Extensions::default();
+        let (mut extensions, mut extended) = (Extensions::default(), false);
         loop {
             self.end_member()?;
-            let Some(header) = self.header()? else { return Ok(None) };
+            let Some(header) = self.header()? else {
+                return if extended { Err(Fault::Truncated) } else { Ok(None) };
+            };
+            extended |= matches!(header.kind(), b'x' | b'L' | b'K');
             self.begin_data(header.size()?);
             match header.kind() {
                 b'x' => extensions.pax = Pax::parse(&self.whole(PAX_BYTES)?)?,
@@ -168,18 +171,17 @@ impl<'s, 'a> Archive<'s, 'a> {
     }
 
     fn gnu_sparse(&mut self, header: &Header) -> Result<(Option<u64>, Vec<Stretch>), Fault> {
-        let (size, mut pairs, mut more) = header.sparse()?;
+        let (size, MapPart { mut stretches, mut more }) = header.sparse()?;
         while more {
-            if pairs.len() > MAX_STRETCHES {
+            if stretches.len() > MAX_STRETCHES {
                 return Err(Fault::Tar("a sparse file has too many stretches"));
             }
             let block = self.block()?.ok_or(Fault::Truncated)?;
-            let (next, after) = more_sparse(&block)?;
-            pairs.extend(next);
-            more = after;
+            let part = more_sparse(&block)?;
+            stretches.extend(part.stretches);
+            more = part.more;
         }
-        let stretches = pairs.into_iter().map(|(offset, len)| Stretch { offset, len });
-        Ok((Some(size), stretches.collect()))
+        Ok((Some(size), stretches))
     }
 
     /// A map at the beginning of the data: how many, then offset and length of each, a decimal number

@@ -3,6 +3,8 @@
 //! The order of the members of one layer does not matter to whiteouts: they hide what older layers have,
 //! never what their own layer brings.
 
+#![deny(clippy::as_conversions, clippy::indexing_slicing)]
+
 mod inode;
 mod path;
 #[cfg(test)]
@@ -11,14 +13,13 @@ mod whiteout;
 
 use std::collections::btree_map;
 
+use crate::rootfs::Limits;
 pub(crate) use inode::{Content, Directory, FileData, Inode, InodeId, Meta, Place, Run, Xattr};
 use inode::{Entry, Name};
 pub(crate) use path::{NAME_BYTES, PATH_BYTES, Path, PathError};
 
 /// Symbolic links that one path may lead through, as in Linux.
 const MAX_SYMLINKS: u32 = 40;
-/// Names looked up for all of an image: some hundred for each member of the largest.
-const MAX_STEPS: u64 = 1 << 28;
 
 /// The directory everything is below.
 pub(crate) const ROOT: InodeId = InodeId(0);
@@ -32,8 +33,8 @@ pub(crate) enum TreeError {
     NotADirectory,
     #[error("the path leads through more than {MAX_SYMLINKS} symbolic links")]
     TooManySymlinks,
-    #[error("the symbolic links of the layers take too long to follow")]
-    TooManySteps,
+    #[error("the paths of the image take too long to follow")]
+    TooManyLookups,
     #[error("it is more than {0} directories deep")]
     TooDeep(usize),
     #[error("the image has more than {0} files and directories")]
@@ -56,18 +57,19 @@ pub(crate) struct Tree {
     /// Contents of files that lost their last name.
     released: Vec<FileData>,
     layer: u32,
-    steps: u64,
+    lookups_left: u64,
     max_inodes: usize,
     max_depth: usize,
 }
 
 impl Tree {
     /// A root without entries, which no layer has described.
-    pub(crate) fn new(max_inodes: usize, max_depth: usize) -> Self {
+    pub(crate) fn new(limits: &Limits) -> Self {
+        let (max_inodes, max_depth, lookups_left) = (limits.inodes, limits.depth, limits.lookups);
         let root = Inode { meta: Meta::implicit(), content: Content::directory(), links: 1 };
         let (free, released) = (Vec::new(), Vec::new());
         let inodes = vec![Some(root)];
-        Self { inodes, free, released, layer: 0, steps: 0, max_inodes, max_depth }
+        Self { inodes, free, released, layer: 0, lookups_left, max_inodes, max_depth }
     }
 
     /// What follows belongs to the next layer.
@@ -194,10 +196,8 @@ impl Tree {
         let mut pending: Vec<Vec<u8>> = names.iter().rev().map(|name| name.to_vec()).collect();
         let (mut at, mut links) = (ROOT, 0);
         while let Some(name) = pending.pop() {
-            self.steps += 1;
-            if self.steps > MAX_STEPS {
-                return Err(TreeError::TooManySteps);
-            }
+            let left = self.lookups_left.checked_sub(1);
+            self.lookups_left = left.ok_or(TreeError::TooManyLookups)?;
             if name == b".." {
                 at = self.directory(at).map_or(ROOT, Directory::parent);
                 continue;
