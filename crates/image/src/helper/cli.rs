@@ -26,9 +26,12 @@ enum Command {
     /// Pull an image; the result is one line of JSON
     #[command(alias = "import")]
     Pull(PullArgs),
-    /// Do a part of the work
+    /// Do a part of the work, which standard input says
     #[command(name = stage::COMMAND, hide = true)]
-    Stage,
+    Stage {
+        /// Which one, for who looks at the list of processes
+        part: String,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -61,7 +64,7 @@ enum Result {
 pub fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Pull(args) => run(args),
-        Command::Stage => {
+        Command::Stage { .. } => {
             // Whoever started this process is gone if it cannot be answered.
             let answered = stage::answer(&work::perform());
             if answered.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }

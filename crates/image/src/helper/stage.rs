@@ -57,9 +57,9 @@ pub enum StageError {
 
 /// Runs a part of the work in a process of its own, which cannot do anything else.
 pub(super) fn run(work: Work, mode: Mode, files: &[BorrowedFd<'_>]) -> Result<Reply, StageError> {
-    let (name, doing) = match work {
-        Work::Fetch { .. } => ("image reader", "beginning"),
-        Work::Convert { .. } => ("converter", "beginning"),
+    let (name, part) = match work {
+        Work::Fetch { .. } => ("image reader", "fetch"),
+        Work::Convert { .. } => ("converter", "convert"),
     };
     let start = |error| StageError::Start(name, error);
     let bars = match mode {
@@ -67,10 +67,10 @@ pub(super) fn run(work: Work, mode: Mode, files: &[BorrowedFd<'_>]) -> Result<Re
         mode => Some(mode == Mode::Bars),
     };
     let parent = rustix::process::getpid().as_raw_nonzero().get();
-    let (mut child, socket) = spawn().map_err(start)?;
+    let (mut child, socket) = spawn(part).map_err(start)?;
     let sent = wire::send(&socket, &Task { parent, what: work, bars }, files);
     drop(socket);
-    let (reply, doing) = listen(&mut child, doing);
+    let (reply, doing) = listen(&mut child);
     let status = child.wait().map_err(start)?;
     match reply {
         Some(Reply::Failed { what, hint }) => Err(StageError::Failed { what, hint }),
@@ -85,10 +85,10 @@ pub(super) fn run(work: Work, mode: Mode, files: &[BorrowedFd<'_>]) -> Result<Re
     }
 }
 
-fn spawn() -> io::Result<(Child, UnixStream)> {
+fn spawn(part: &str) -> io::Result<(Child, UnixStream)> {
     let (ours, theirs) = UnixStream::pair()?;
     let mut command = Command::new(std::env::current_exe()?);
-    command.arg(COMMAND).env_clear();
+    command.args([COMMAND, part]).env_clear();
     for name in ENVIRONMENT {
         command.envs(std::env::var_os(name).map(|value| (name, value)));
     }
@@ -97,8 +97,8 @@ fn spawn() -> io::Result<(Child, UnixStream)> {
 }
 
 /// The last answer that is not about what is going on, and what was going on last.
-fn listen(child: &mut Child, doing: &str) -> (Option<Reply>, String) {
-    let (mut last, mut doing) = (None, doing.to_owned());
+fn listen(child: &mut Child) -> (Option<Reply>, String) {
+    let (mut last, mut doing) = (None, "beginning".to_owned());
     let Some(output) = child.stdout.take() else { return (None, doing) };
     for line in BufReader::new(output.take(MAX_REPLIES)).lines().map_while(Result::ok) {
         match serde_json::from_str(&line) {
