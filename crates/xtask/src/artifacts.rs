@@ -1,5 +1,6 @@
-//! Kernels and root filesystems of the cache, as one disk for the emulated host.
+//! Kernels, root filesystems and container images of the cache, as one disk for the emulated host.
 
+use std::ffi::OsString;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -8,7 +9,7 @@ use anyhow::{Context, Result};
 
 use crate::cache::{Cache, Key};
 use crate::kernel::{self, Arch};
-use crate::{image, packages, rootfs};
+use crate::{image, images, packages, rootfs};
 
 /// The flavours of our own guest kernels.
 pub(crate) const FLAVOURS: &[&str] = &["minimal", "container"];
@@ -23,7 +24,7 @@ pub(crate) struct Artifact {
 /// Room for the file system's own records, in MiB.
 const OVERHEAD_MIB: u64 = 16;
 
-/// Every kernel and root file system, built as needed.
+/// Every kernel, root file system and container image of the tests, built as needed.
 ///
 /// # Errors
 /// One of them cannot be built.
@@ -33,6 +34,9 @@ pub(crate) fn all(cache: &Cache) -> Result<Vec<Artifact>> {
     list.push(artifact("kernels/debian/vmlinuz", debian.vmlinuz));
     list.push(artifact("kernels/debian/initrd", debian.initrd));
     list.push(artifact("kernels/debian/config", debian.config));
+    for form in images::suite(cache)? {
+        list.extend(files(&format!("images/{}", form.name), form.path)?);
+    }
     Ok(list)
 }
 
@@ -91,6 +95,19 @@ impl Artifact {
 
 fn artifact(path: &str, source: PathBuf) -> Artifact {
     Artifact { path: path.to_owned(), source }
+}
+
+/// The file `source`, or all files below it in the order of their names.
+fn files(path: &str, source: PathBuf) -> Result<Vec<Artifact>> {
+    if !source.is_dir() {
+        return Ok(vec![artifact(path, source)]);
+    }
+    let list = fs::read_dir(&source).with_context(|| format!("list {}", source.display()))?;
+    let mut names = list.map(|item| Ok(item?.file_name())).collect::<Result<Vec<_>>>()?;
+    names.sort();
+    let below =
+        |name: &OsString| files(&format!("{path}/{}", name.to_string_lossy()), source.join(name));
+    Ok(names.iter().map(below).collect::<Result<Vec<_>>>()?.concat())
 }
 
 /// Tells a file from any other and from what it was before, without reading all of it.

@@ -1,4 +1,5 @@
-//! Debian's stock cloud kernel: fetched as a package and unpacked, never installed.
+//! What comes from Debian without being installed here: its stock cloud kernel, the files of packages,
+//! whole installations.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,6 +12,9 @@ use crate::{command, image, packages};
 
 /// Packages [`StockKernel::ensure`] needs.
 pub(crate) const PACKAGES: &[&str] = &["apt", "dpkg", "kmod"];
+
+/// The release that installations are made of.
+pub(crate) const SUITE: &str = "bookworm";
 
 const META_PACKAGE: &str = "linux-image-cloud-amd64";
 
@@ -104,6 +108,16 @@ pub(crate) fn unpack(package: &str, into: &Path) -> Result<String> {
     command::run(Command::new("dpkg-deb").arg("--extract").arg(&archive).arg(into))?;
     fs::remove_file(&archive)?;
     Ok(name)
+}
+
+/// `mmdebstrap` for an installation without documentation; its target is still to be named.
+pub(crate) fn mmdebstrap(variant: &str) -> Command {
+    let mut mmdebstrap = Command::new("mmdebstrap");
+    mmdebstrap.args(["--quiet", &format!("--variant={variant}")]);
+    for path in ["doc", "man", "locale", "info"] {
+        mmdebstrap.arg(format!("--dpkgopt=path-exclude=/usr/share/{path}/*"));
+    }
+    mmdebstrap
 }
 
 /// The versioned kernel package behind the meta package.

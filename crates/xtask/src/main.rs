@@ -12,6 +12,7 @@ mod fuzz;
 mod host;
 mod icount;
 mod image;
+mod images;
 mod kernel;
 mod packages;
 mod rootfs;
@@ -88,6 +89,13 @@ enum Top {
     Icount(icount::IcountArgs),
     /// Build the root filesystems and print where they are
     Rootfs,
+    /// Build the container images of the tests and print where they are
+    ///
+    /// Each is an OCI layout. Examples:
+    ///   cargo xtask images                all that the tests need
+    ///   cargo xtask images busybox big    only these
+    #[command(verbatim_doc_comment)]
+    Images(images::ImagesArgs),
     /// Write the man pages and shell completions of vmm to target/docs
     Docs,
     /// Use the emulated host: a small Debian machine with hardware KVM, on any machine
@@ -185,6 +193,7 @@ fn run(command: Top) -> Result<i32> {
         }
         Top::Icount(arguments) => icount::run(&arguments).map(|()| 0),
         Top::Rootfs => build_rootfs().map(|()| 0),
+        Top::Images(arguments) => images::run(&arguments).map(|()| 0),
         Top::Docs => docs::run().map(|()| 0),
         Top::Host(HostCommand::Run(arguments)) => {
             let mut job = host_job(arguments.command, &arguments.host)?;
@@ -203,6 +212,7 @@ fn install_packages() -> Result<()> {
         debian::PACKAGES,
         host::PACKAGES,
         image::PACKAGES,
+        images::PACKAGES,
         kernel::PACKAGES,
         packages::for_unprivileged_builds(),
     ];

@@ -3,27 +3,26 @@
 use std::fs::{self, File};
 use std::io::{self, BufWriter};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use anyhow::{Context, Result};
 
 use super::init;
 use crate::archive::Cpio;
 use crate::cache::{Cache, Key};
-use crate::debian::StockKernel;
+use crate::debian::{self, StockKernel};
 use crate::{command, image, packages};
 
 /// Packages building and running an emulated host needs.
 pub(crate) const PACKAGES: &[&str] =
     &["apt", "dpkg", "kmod", "e2fsprogs", "mmdebstrap", "qemu-system-x86", "util-linux"];
 
-/// The release the emulated host is made of.
-const SUITE: &str = "bookworm";
-
 /// What the emulated host offers beyond Debian's smallest installation.
 const INSIDE: &[&str] = &[
     "crun",
+    "curl",
+    "docker-registry",
     "e2fsprogs",
+    "erofs-utils",
     "ethtool",
     "fio",
     "iperf3",
@@ -36,6 +35,7 @@ const INSIDE: &[&str] = &[
     "qemu-utils",
     "runc",
     "strace",
+    "umoci",
 ];
 
 /// Loaded at boot, with all they need: first the way to the root disk, then the host's trade.
@@ -124,7 +124,7 @@ fn initrd(cache: &Cache, kernel: &StockKernel) -> Result<File> {
 fn disk(cache: &Cache, kernel: &StockKernel) -> Result<PathBuf> {
     let key = Key::new()
         .with("kernel", &kernel.package)
-        .with("suite", SUITE)
+        .with("suite", debian::SUITE)
         .with("packages", INSIDE.join(" "))
         .with("size", DISK_MIB.to_string())
         .with("recipe", RECIPE);
@@ -156,12 +156,7 @@ mke2fs -q -F -t ext4 -m 0 -b 4096 -E root_owner=0:0,lazy_itable_init=0,lazy_jour
 "#;
 
 fn debootstrap(archive: &Path) -> Result<()> {
-    let mut mmdebstrap = Command::new("mmdebstrap");
-    mmdebstrap.args(["--variant=minbase", "--quiet", "--format=tar"]);
+    let mut mmdebstrap = debian::mmdebstrap("minbase");
     mmdebstrap.arg(format!("--include={}", INSIDE.join(",")));
-    for path in ["doc", "man", "locale", "info"] {
-        mmdebstrap.arg(format!("--dpkgopt=path-exclude=/usr/share/{path}/*"));
-    }
-    mmdebstrap.arg(SUITE).arg(archive);
-    command::run(&mut mmdebstrap)
+    command::run(mmdebstrap.args(["--format=tar", debian::SUITE]).arg(archive))
 }
