@@ -1,4 +1,5 @@
-//! Kernels, root filesystems and container images of the cache, as one disk for the emulated host.
+//! What an emulated host is given: our programs, and what the cache has of kernels, root filesystems
+//! and container images.
 
 use std::ffi::OsString;
 use std::fs;
@@ -8,7 +9,10 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 use crate::cache::{Cache, Key};
+use crate::host::{self, Job};
+use crate::images::store;
 use crate::kernel::{self, Arch};
+use crate::workspace::{self, Profile, Program};
 use crate::{image, images, packages, rootfs};
 
 /// The flavours of our own guest kernels.
@@ -59,6 +63,23 @@ pub(crate) fn guest(cache: &Cache, flavours: &[&str]) -> Result<Vec<Artifact>> {
     Ok(list)
 }
 
+/// Gives the host of `job` everything: fresh builds of our programs on its search path, all artifacts
+/// below `/srv/vmm`, and a store of images below `/var/lib/vmm` when we have a program to make it.
+///
+/// # Errors
+/// Some of it cannot be built.
+pub(crate) fn equip(job: &mut Job, profile: Profile) -> Result<()> {
+    let cache = Cache::of_user()?;
+    let programs = workspace::build_programs(profile)?;
+    job.artifacts = Some(disk(&cache, &all(&cache)?)?);
+    if let Some(importer) = programs.iter().find(|program| program.name == store::IMPORTER) {
+        job.store = Some(store::disk(&cache, &importer.path)?);
+    }
+    let on_path = |program: Program| (program.path, Path::new(host::BIN).join(program.name));
+    job.copy.extend(programs.into_iter().map(on_path));
+    Ok(())
+}
+
 /// An ext4 image that holds `list`.
 ///
 /// # Errors
@@ -68,7 +89,7 @@ pub(crate) fn disk(cache: &Cache, list: &[Artifact]) -> Result<PathBuf> {
     for Artifact { path, source } in list {
         key = key.with(path, identity(source)?);
     }
-    let entry = cache.entry("artifacts", &key, |entry| {
+    let entry = cache.short_lived_entry("artifacts", &key, |entry| {
         let tree = entry.join("tree");
         let mut size = 0;
         for Artifact { path, source } in list {

@@ -15,6 +15,9 @@ use sha2::{Digest, Sha256};
 /// Entries unused for this long are removed when a sibling is built.
 const UNUSED: Duration = Duration::from_secs(30 * 24 * 3600);
 
+/// The same for entries that are large, soon rebuilt, and replaced with every build of ours.
+const SHORT_LIVED: Duration = Duration::from_secs(2 * 3600);
+
 /// The inputs of an entry. Order matters; lengths are hashed, so inputs cannot run together.
 #[derive(Clone, Default)]
 pub(crate) struct Key(Sha256);
@@ -79,6 +82,29 @@ impl Cache {
         key: &Key,
         build: impl FnOnce(&Path) -> Result<()>,
     ) -> Result<PathBuf> {
+        self.entry_used_within(UNUSED, kind, key, build)
+    }
+
+    /// As [`Cache::entry`], of a kind whose entries are not kept for long.
+    ///
+    /// # Errors
+    /// As [`Cache::entry`].
+    pub(crate) fn short_lived_entry(
+        &self,
+        kind: &str,
+        key: &Key,
+        build: impl FnOnce(&Path) -> Result<()>,
+    ) -> Result<PathBuf> {
+        self.entry_used_within(SHORT_LIVED, kind, key, build)
+    }
+
+    fn entry_used_within(
+        &self,
+        unused: Duration,
+        kind: &str,
+        key: &Key,
+        build: impl FnOnce(&Path) -> Result<()>,
+    ) -> Result<PathBuf> {
         let family = self.root.join(kind);
         let entry = family.join(key.name());
         if is_hit(&entry) {
@@ -95,7 +121,7 @@ impl Cache {
         let directory = File::open(&partial.0)?;
         syncfs(&directory).with_context(|| format!("sync {}", partial.0.display()))?;
         fs::rename(&partial.0, &entry).with_context(|| format!("create {}", entry.display()))?;
-        remove_unused(&family, &entry)?;
+        remove_unused(&family, &entry, unused)?;
         Ok(entry)
     }
 
@@ -156,13 +182,13 @@ fn lock(path: &Path) -> Result<File> {
     Ok(file)
 }
 
-fn remove_unused(family: &Path, keep: &Path) -> Result<()> {
+fn remove_unused(family: &Path, keep: &Path, unused: Duration) -> Result<()> {
     for item in fs::read_dir(family).with_context(|| format!("list {}", family.display()))? {
         let item = item?;
         let path = item.path();
         let metadata = item.metadata()?;
         let age = metadata.modified()?.elapsed().unwrap_or_default();
-        if path != keep && metadata.is_dir() && path.extension().is_none() && age > UNUSED {
+        if path != keep && metadata.is_dir() && path.extension().is_none() && age > unused {
             remove_tree(&path)?;
         }
     }
@@ -235,6 +261,22 @@ mod tests {
         let entry = cache.entry("kind", &key(), |_| Ok(())).unwrap();
         assert_eq!(fs::read_dir(entry).unwrap().count(), 0);
         assert!(!stale.exists());
+    }
+
+    #[test]
+    fn short_lived_entries_leave_when_a_sibling_comes_and_the_others_stay() {
+        let directory = tempfile::tempdir().unwrap();
+        let cache = Cache::at(directory.path());
+        let entries = ["short", "long"].map(|kind| {
+            let entry = cache.entry(kind, &key(), |_| Ok(())).unwrap();
+            let before = SystemTime::now() - SHORT_LIVED - Duration::from_secs(60);
+            File::open(&entry).unwrap().set_modified(before).unwrap();
+            entry
+        });
+        let sibling = Key::new().with("recipe", "two");
+        cache.short_lived_entry("short", &sibling, |_| Ok(())).unwrap();
+        cache.entry("long", &sibling, |_| Ok(())).unwrap();
+        assert_eq!(entries.map(|entry| entry.exists()), [false, true]);
     }
 
     #[test]

@@ -46,6 +46,9 @@ pub(crate) struct Job {
     pub(crate) environment: Vec<(String, String)>,
     /// An ext4 image to be mounted read-only at `/srv/vmm`.
     pub(crate) artifacts: Option<PathBuf>,
+    /// An ext4 image to be mounted at `/var/lib/vmm`; what is written to it is thrown away. It takes
+    /// `artifacts` to have one.
+    pub(crate) store: Option<PathBuf>,
     /// Processors of the host.
     pub(crate) cpus: u32,
     /// Memory of the host in MiB; taken from this machine only as it is used.
@@ -64,6 +67,7 @@ impl Job {
             copy: vec![],
             environment: vec![],
             artifacts: None,
+            store: None,
             cpus: 1,
             memory_mib: 4096,
             timeout: None,
@@ -123,6 +127,7 @@ impl Job {
         let (qemu, channel) = Qemu::start(Machine {
             parts,
             artifacts: self.artifacts.clone(),
+            store: self.store.clone(),
             job,
             cpus: self.cpus,
             memory_mib: self.memory_mib,

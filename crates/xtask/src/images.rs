@@ -9,6 +9,7 @@ mod busybox;
 mod distribution;
 mod layers;
 mod layout;
+pub(crate) mod store;
 mod tar;
 
 use std::path::{Path, PathBuf};
@@ -102,32 +103,32 @@ impl Name {
     /// The cache entry of the image.
     fn entry(self, cache: &Cache) -> Result<PathBuf> {
         match self {
-            Self::Busybox => self.made(cache, busybox::key(), busybox::build),
-            Self::Debian => self.made(cache, distribution::key(), distribution::build),
+            Self::Busybox => self.made(cache, &busybox::key(), busybox::build),
+            Self::Debian => self.made(cache, &distribution::key(), distribution::build),
             Self::Python => self.installed(cache, &PYTHON),
             Self::Nginx => self.installed(cache, &NGINX),
             Self::Layers => {
                 let base = Self::Busybox.entry(cache)?;
                 let key = on_top_of(&base, Key::new()).with("recipe", layers::RECIPE);
-                self.made(cache, key, |_, layout| layers::build(&base.join(LAYOUT), layout))
+                self.made(cache, &key, |_, layout| layers::build(&base.join(LAYOUT), layout))
             }
             Self::Built => {
                 let base = Self::Busybox.entry(cache)?;
                 let key = on_top_of(&base, built::key());
-                self.made(cache, key, |entry, layout| {
+                self.made(cache, &key, |entry, layout| {
                     built::build(entry, &base.join(LAYOUT), layout)
                 })
             }
             Self::Big => {
                 let key = Key::new().with("recipe", big::RECIPE);
-                self.made(cache, key, |_, layout| big::build(layout))
+                self.made(cache, &key, |_, layout| big::build(layout))
             }
         }
     }
 
     fn installed(self, cache: &Cache, installation: &Installation) -> Result<PathBuf> {
         let base = Self::Debian.entry(cache)?;
-        self.made(cache, on_top_of(&base, installation.key()), |_, layout| {
+        self.made(cache, &on_top_of(&base, installation.key()), |_, layout| {
             installation.build(&base.join(distribution::ARCHIVE), &base.join(LAYOUT), layout)
         })
     }
@@ -135,10 +136,10 @@ impl Name {
     fn made(
         self,
         cache: &Cache,
-        key: Key,
+        key: &Key,
         build: impl FnOnce(&Path, &Path) -> Result<()>,
     ) -> Result<PathBuf> {
-        cache.entry(&format!("image-{}", self.as_str()), &key, |entry| {
+        cache.entry(&format!("image-{}", self.as_str()), key, |entry| {
             eprintln!("images: building {} (once)", self.as_str());
             build(entry, &entry.join(LAYOUT))
         })

@@ -107,16 +107,17 @@ enum Top {
 enum HostCommand {
     /// Run one command in a fresh emulated host and exit with its status
     ///
-    /// The command runs as root in /root, with the fresh build of vmm on its PATH and the cache's
-    /// kernels and root filesystems under /srv/vmm. Its streams are ours, its arguments are passed
-    /// as they are. Exit status: 124 time ran out, 125 the host failed, else the command's own.
+    /// The command runs as root in /root, with fresh builds of vmm and its helpers on its PATH and the
+    /// cache's kernels, root filesystems and container images under /srv/vmm. Its streams are ours,
+    /// its arguments are passed as they are. Exit status: 124 time ran out, 125 the host failed, else the command's own.
     ///   cargo xtask host run -- ls -l /dev/kvm /srv/vmm/kernels
     ///   cargo xtask host run --copy ./disk.img:/tmp/disk.img -- fio --filename=disk.img ...
     #[command(verbatim_doc_comment)]
     Run(RunArgs),
     /// Open a shell in a fresh emulated host; leaving it throws the host away
     ///
-    /// The fresh build of vmm is on its PATH, kernels and root filesystems are under /srv/vmm.
+    /// Fresh builds of vmm and its helpers are on its PATH; kernels, root filesystems and container
+    /// images are under /srv/vmm.
     Shell(HostArgs),
 }
 
@@ -146,7 +147,7 @@ struct HostArgs {
     /// Build vmm with the development profile: sooner done, slower to run
     #[arg(long)]
     dev: bool,
-    /// Go without vmm, kernels and root filesystems: nothing is built but the host
+    /// Go without vmm, kernels, root filesystems and images: nothing is built but the host
     #[arg(long, conflicts_with = "dev")]
     bare: bool,
 }
@@ -226,10 +227,7 @@ fn host_job(command: Vec<OsString>, arguments: &HostArgs) -> Result<Job> {
     if !arguments.bare {
         install_packages()?;
         let profile = if arguments.dev { Profile::Dev } else { Profile::Release };
-        let vmm = workspace::build_vmm(profile)?;
-        job.copy.push((vmm, PathBuf::from(host::BIN).join("vmm")));
-        let cache = Cache::of_user()?;
-        job.artifacts = Some(artifacts::disk(&cache, &artifacts::all(&cache)?)?);
+        artifacts::equip(&mut job, profile)?;
     }
     for copy in &arguments.copy {
         let (from, to) =

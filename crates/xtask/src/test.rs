@@ -12,10 +12,9 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use clap::{Args, ValueEnum};
 
-use crate::cache::Cache;
-use crate::host::{self, Job};
+use crate::host::Job;
 use crate::totals::{Counter, Totals};
-use crate::workspace::{self, Profile, TestProgram};
+use crate::workspace::{self, Profile, Program};
 use crate::{artifacts, command, packages};
 
 /// Where the test programs lie in the emulated host.
@@ -110,13 +109,10 @@ fn guest(filter: Option<&str>) -> Result<Totals> {
     let programs = workspace::build_guest_tests(&tests)?;
     let mut job = Job::new(["sh", "-c", RUN_ALL, "tests", PROGRAMS]);
     job.command.extend(filter.map(Into::into));
-    for TestProgram { name, path } in programs {
+    for Program { name, path } in programs {
         job.copy.push((path, PathBuf::from(PROGRAMS).join(name)));
     }
-    let vmm = workspace::build_vmm(Profile::Dev)?;
-    job.copy.push((vmm, PathBuf::from(host::BIN).join("vmm")));
-    let cache = Cache::of_user()?;
-    job.artifacts = Some(artifacts::disk(&cache, &artifacts::all(&cache)?)?);
+    artifacts::equip(&mut job, Profile::Dev)?;
     job.memory_mib = MEMORY_MIB;
     job.timeout = Some(TIMEOUT);
     job.environment.push(("RUST_BACKTRACE".into(), "1".into()));

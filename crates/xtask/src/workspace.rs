@@ -18,10 +18,10 @@ pub(crate) enum Profile {
     Release,
 }
 
-/// A test program cargo built.
+/// A program cargo built.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct TestProgram {
-    /// The name of the test target.
+pub(crate) struct Program {
+    /// The name of its target.
     pub(crate) name: String,
     /// The program.
     pub(crate) path: PathBuf,
@@ -52,18 +52,31 @@ pub(crate) fn cargo() -> Command {
     command
 }
 
-/// Builds the `vmm` command and returns its path. Cargo's progress goes to standard error.
+/// Builds the `vmm` command alone and returns its path. Cargo's progress goes to standard error.
 ///
 /// # Errors
 /// It does not build.
 pub(crate) fn build_vmm(profile: Profile) -> Result<PathBuf> {
-    let mut arguments = vec!["build", "--package", "vmm", "--bin", "vmm"];
-    if profile == Profile::Release {
-        arguments.push("--release");
-    }
-    let built = executables(&build(&arguments)?);
-    let vmm = built.into_iter().find(|program| program.name == "vmm");
+    let vmm = build_targets(profile, &["--package", "vmm", "--bin", "vmm"])?.into_iter().next();
     Ok(vmm.context("cargo built no program named vmm")?.path)
+}
+
+/// Builds `vmm` and the programs it finds beside itself: all of the workspace but this one.
+///
+/// # Errors
+/// They do not build.
+pub(crate) fn build_programs(profile: Profile) -> Result<Vec<Program>> {
+    let mut programs = vec![];
+    // One by one: built together, they would get the features that any of them asks for.
+    for package in packages_with_programs(&metadata()?) {
+        programs.extend(build_targets(profile, &["--package", &package, "--bins"])?);
+    }
+    Ok(programs)
+}
+
+fn build_targets(profile: Profile, targets: &[&str]) -> Result<Vec<Program>> {
+    let release: &[&str] = if profile == Profile::Release { &["--release"] } else { &[] };
+    Ok(executables(&build(&[&["build"], targets, release].concat())?))
 }
 
 /// The test targets that declare `test = false`: those that boot guests.
@@ -71,17 +84,14 @@ pub(crate) fn build_vmm(profile: Profile) -> Result<PathBuf> {
 /// # Errors
 /// cargo cannot read the workspace.
 pub(crate) fn guest_tests() -> Result<Vec<GuestTest>> {
-    let mut metadata = cargo();
-    metadata.args(["metadata", "--no-deps", "--format-version", "1"]);
-    let metadata = serde_json::from_slice(&command::stdout(&mut metadata)?)?;
-    Ok(undeclared_tests(&metadata))
+    Ok(undeclared_tests(&metadata()?))
 }
 
 /// Builds the programs of `tests`.
 ///
 /// # Errors
 /// They do not build.
-pub(crate) fn build_guest_tests(tests: &[GuestTest]) -> Result<Vec<TestProgram>> {
+pub(crate) fn build_guest_tests(tests: &[GuestTest]) -> Result<Vec<Program>> {
     let mut arguments = vec!["test", "--no-run"];
     for test in tests {
         arguments.extend(["--package", &test.package, "--test", &test.name]);
@@ -91,6 +101,13 @@ pub(crate) fn build_guest_tests(tests: &[GuestTest]) -> Result<Vec<TestProgram>>
     programs.sort_by(|a, b| a.name.cmp(&b.name));
     anyhow::ensure!(programs.len() == tests.len(), "cargo did not build all of {tests:?}");
     Ok(programs)
+}
+
+/// What cargo knows about the packages of the workspace.
+fn metadata() -> Result<Value> {
+    let mut metadata = cargo();
+    metadata.args(["metadata", "--no-deps", "--format-version", "1"]);
+    Ok(serde_json::from_slice(&command::stdout(&mut metadata)?)?)
 }
 
 /// Runs cargo with `arguments`, showing its diagnostics; returns its messages.
@@ -108,31 +125,44 @@ fn build(arguments: &[&str]) -> Result<Vec<Value>> {
     messages.lines().map(|line| Ok(serde_json::from_str(line)?)).collect()
 }
 
-fn executables(messages: &[Value]) -> Vec<TestProgram> {
+fn executables(messages: &[Value]) -> Vec<Program> {
     let program = |message: &Value| {
         let path = message.get("executable")?.as_str()?;
         let name = message.get("target")?.get("name")?.as_str()?;
-        Some(TestProgram { name: name.to_owned(), path: OsString::from(path).into() })
+        Some(Program { name: name.to_owned(), path: OsString::from(path).into() })
     };
     messages.iter().filter_map(program).collect()
 }
 
 fn undeclared_tests(metadata: &Value) -> Vec<GuestTest> {
-    let list = |value: &Value, key: &str| {
-        value.get(key).and_then(Value::as_array).cloned().unwrap_or_default()
-    };
-    let text =
-        |value: &Value| value.get("name").and_then(Value::as_str).unwrap_or_default().to_owned();
     let mut tests = vec![];
     for package in list(metadata, "packages") {
-        for target in list(&package, "targets") {
-            let is_test = list(&target, "kind").iter().any(|kind| kind == "test");
-            if is_test && target.get("test") == Some(&Value::Bool(false)) {
-                tests.push(GuestTest { package: text(&package), name: text(&target) });
+        for target in list(package, "targets") {
+            if is_kind(target, "test") && target.get("test") == Some(&Value::Bool(false)) {
+                tests.push(GuestTest { package: name(package), name: name(target) });
             }
         }
     }
     tests
+}
+
+/// The packages that users get programs from, which this one is not.
+fn packages_with_programs(metadata: &Value) -> Vec<String> {
+    let has_program = |package: &&Value| list(package, "targets").iter().any(|t| is_kind(t, "bin"));
+    let packages = list(metadata, "packages").iter().filter(has_program).map(name);
+    packages.filter(|name| name != env!("CARGO_PKG_NAME")).collect()
+}
+
+fn list<'a>(value: &'a Value, key: &str) -> &'a [Value] {
+    value.get(key).and_then(Value::as_array).map_or(&[], Vec::as_slice)
+}
+
+fn name(value: &Value) -> String {
+    value.get("name").and_then(Value::as_str).unwrap_or_default().to_owned()
+}
+
+fn is_kind(target: &Value, kind: &str) -> bool {
+    list(target, "kind").iter().any(|found| found == kind)
 }
 
 #[cfg(test)]
@@ -153,13 +183,24 @@ mod tests {
     }
 
     #[test]
+    fn every_package_with_a_program_is_built_but_this_one() {
+        let metadata = json!({"packages": [
+            {"name": "vmm", "targets": [{"name": "vmm", "kind": ["lib"]}, {"kind": ["bin"]}]},
+            {"name": "vmm-protocol", "targets": [{"name": "vmm_protocol", "kind": ["lib"]}]},
+            {"name": "xtask", "targets": [{"name": "xtask", "kind": ["bin"]}]},
+            {"name": "vmm-agent", "targets": [{"name": "vmm-agent", "kind": ["bin"]}]},
+        ]});
+        assert_eq!(packages_with_programs(&metadata), ["vmm", "vmm-agent"]);
+    }
+
+    #[test]
     fn programs_are_found_among_cargo_messages() {
         let messages = [
             json!({"reason": "build-script-executed", "package_id": "x"}),
             json!({"target": {"name": "vmm"}, "executable": null}),
             json!({"target": {"name": "vmm"}, "executable": "/t/vmm"}),
         ];
-        let expected = TestProgram { name: "vmm".into(), path: "/t/vmm".into() };
+        let expected = Program { name: "vmm".into(), path: "/t/vmm".into() };
         assert_eq!(executables(&messages), [expected]);
     }
 

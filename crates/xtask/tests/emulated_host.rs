@@ -56,7 +56,39 @@ fn kernels_and_root_filesystems_are_offered_read_only() {
 }
 
 #[test]
-fn fresh_vmm_is_first_on_the_path() {
-    let output = Command::new("sh").args(["-c", "command -v vmm"]).output().unwrap();
-    assert_eq!(String::from_utf8_lossy(&output.stdout), "/usr/local/bin/vmm\n");
+fn fresh_programs_are_first_on_the_path() {
+    for program in ["vmm", "vmm-agent"] {
+        let search = format!("command -v {program}");
+        let output = Command::new("sh").args(["-c", &search]).output().unwrap();
+        let found = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert_eq!(found, format!("/usr/local/bin/{program}\n"));
+    }
+}
+
+#[test]
+fn images_are_offered_in_every_form() {
+    for layout in ["busybox", "debian", "python", "nginx", "layers", "built", "built-zstd"] {
+        let mut umoci = Command::new("umoci");
+        let output = umoci.args(["list", "--layout"]).arg(format!("/srv/vmm/images/{layout}"));
+        let output = output.output().unwrap();
+        assert_eq!(String::from_utf8_lossy(&output.stdout), "latest\n", "{layout}: {output:?}");
+    }
+    for archive in ["built.oci.tar", "built.docker.tar"] {
+        let path = Path::new("/srv/vmm/images").join(archive);
+        assert!(path.metadata().is_ok_and(|file| file.len() > 0), "{}", path.display());
+    }
+}
+
+/// The peers that container semantics are compared with run an image unpacked by umoci.
+#[test]
+fn image_runs_in_runc_and_in_crun() {
+    let unpack = "umoci unpack --image /srv/vmm/images/busybox:latest /root/peers && \
+                  cd /root/peers && sed -i 's/\"terminal\": true/\"terminal\": false/' config.json && \
+                  sed -i 's/\"sh\"/\"sh\",\"-c\",\"exit 42\"/' config.json";
+    assert!(Command::new("sh").args(["-c", unpack]).status().unwrap().success());
+    for runtime in ["runc", "crun"] {
+        let mut run = Command::new(runtime);
+        let status = run.args(["run", "--bundle", "/root/peers", "peer"]).status().unwrap();
+        assert_eq!(status.code(), Some(42), "{runtime}");
+    }
 }

@@ -28,9 +28,13 @@ pub(crate) const PORT: &str = "vmm.job";
 /// Where the kernels and root filesystems of the cache appear.
 pub(crate) const ARTIFACTS: &str = "/srv/vmm";
 
+/// Where `vmm` keeps the images and containers of root.
+const STORE: &str = "/var/lib/vmm";
+
 const ROOT_DISK: &str = "/dev/vda";
 const JOB_DISK: &str = "/dev/vdb";
 const ARTIFACTS_DISK: &str = "/dev/vdc";
+const STORE_DISK: &str = "/dev/vdd";
 
 /// How long a device may take to appear after its driver was loaded.
 const DEVICE_DEADLINE: Duration = Duration::from_secs(30);
@@ -96,16 +100,22 @@ fn settle_in() -> Result<()> {
         ("cgroup2", "/sys/fs/cgroup"),
     ])?;
     fs::create_dir_all(ARTIFACTS)?;
-    if Path::new(ARTIFACTS_DISK).exists() {
-        mount(ARTIFACTS_DISK, ARTIFACTS, "ext4", MountFlags::RDONLY, None)
-            .with_context(|| format!("mount {ARTIFACTS_DISK}"))?;
-    }
+    mount_if_present(ARTIFACTS_DISK, ARTIFACTS, MountFlags::RDONLY)?;
+    mount_if_present(STORE_DISK, STORE, MountFlags::NOATIME)?;
     rustix::system::sethostname(b"vmm-host")?;
     let lo = std::process::Command::new("/sbin/ip").args(["link", "set", "lo", "up"]).status()?;
     if !lo.success() {
         bail!("cannot bring up the loopback interface: ip ended with {lo}");
     }
     Ok(())
+}
+
+fn mount_if_present(disk: &str, target: &str, flags: MountFlags) -> Result<()> {
+    if !Path::new(disk).exists() {
+        return Ok(());
+    }
+    fs::create_dir_all(target)?;
+    mount(disk, target, "ext4", flags, None).with_context(|| format!("mount {disk}"))
 }
 
 fn pseudo_filesystems(list: &[(&str, &str)]) -> Result<()> {

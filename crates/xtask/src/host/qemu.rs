@@ -29,6 +29,7 @@ const CONSOLE_LINE: u64 = 4096;
 pub(crate) struct Machine {
     pub(crate) parts: Parts,
     pub(crate) artifacts: Option<PathBuf>,
+    pub(crate) store: Option<PathBuf>,
     pub(crate) job: File,
     pub(crate) cpus: u32,
     pub(crate) memory_mib: u32,
@@ -94,7 +95,7 @@ impl Drop for Qemu {
 }
 
 fn arguments(machine: &Machine) -> Vec<String> {
-    let Machine { parts, artifacts, job, cpus, memory_mib, extra } = machine;
+    let Machine { parts, artifacts, store, job, cpus, memory_mib, extra } = machine;
     let (job, initrd) = (reachable(job), reachable(&parts.initrd));
     let kernel_line = format!("rdinit={} console=ttyS0 quiet panic=-1 nokaslr", init::PATH);
     let mut words: Vec<String> = vec![];
@@ -113,7 +114,8 @@ fn arguments(machine: &Machine) -> Vec<String> {
     let job = format!("file={},readonly=on", escaped(&job));
     let artifacts =
         artifacts.as_ref().map(|path| format!("file={},readonly=on", escaped(&text(path))));
-    for drive in [Some(root), Some(job), artifacts].into_iter().flatten() {
+    let store = store.as_ref().map(|path| format!("file={},snapshot=on", escaped(&text(path))));
+    for drive in [Some(root), Some(job), artifacts, store].into_iter().flatten() {
         add(&["-drive", &format!("if=virtio,format=raw,cache=unsafe,{drive}")]);
     }
     words.extend(extra.iter().cloned());

@@ -56,8 +56,7 @@ cd /usr/lib/python3.*/
 rm -r */test */tests idlelib/idle_test
 find test -mindepth 1 -maxdepth 1 \
     ! -name "__*__.py" ! -name libregrtest ! -name regrtest.py ! -name support \
-    ! -name subprocessdata ! -name signalinterproctester.py \
-    ! -name test_json ! -name test_signal.py ! -name test_subprocess.py -exec rm -r {} +
+    ! -name subprocessdata ! -name test_json ! -name test_subprocess.py -exec rm -r {} +
 "#;
 
 /// Python, with those tests of its own that say something about where it runs.
