@@ -21,18 +21,17 @@ pub enum Exit {
     Kvm,
     /// Every CPU of the guest halted with interrupts disabled.
     Halted,
+    /// A command about images or containers failed: what ran in a container, if anything, did not.
+    Failed,
     /// A signal of this number ended the machine.
     Signal(u8),
-    /// What a command in a container returned; 125 to 127 when it did not run.
+    /// What a command in a container returned; 126 or 127 when it could not be started.
     Command(u8),
 }
 
 impl Exit {
-    /// The status of a container's command that could not be run, by a mistake or for want of something.
-    pub const NO_CONTAINER: Self = Self::Command(125);
-
-    /// Every exit that is a machine's own.
-    pub const ALL: [Self; 7] = [
+    /// Every exit that is ours, and not by signal.
+    pub const ALL: [Self; 8] = [
         Self::Success,
         Self::Config,
         Self::Host,
@@ -40,6 +39,7 @@ impl Exit {
         Self::TripleFault,
         Self::Kvm,
         Self::Halted,
+        Self::Failed,
     ];
 
     /// The status the parent process sees.
@@ -52,6 +52,7 @@ impl Exit {
             Self::TripleFault => 5,
             Self::Kvm => 6,
             Self::Halted => 7,
+            Self::Failed => 125,
             Self::Signal(number) => number.saturating_add(128),
             Self::Command(status) => status,
         }

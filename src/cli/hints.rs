@@ -12,6 +12,8 @@ use crate::kvm::VmError;
 use crate::listener::ListenError;
 use crate::machine::MachineError;
 use crate::preflight::PreflightError;
+use vmm_image::client::ClientError;
+use vmm_image::store::StoreError;
 
 /// The hint of the first error in the chain that has one.
 pub(super) fn hint(error: &anyhow::Error) -> Option<String> {
@@ -23,8 +25,14 @@ pub(super) fn hint(error: &anyhow::Error) -> Option<String> {
         let preflight = || cause.downcast_ref().and_then(PreflightError::hint);
         let control = || cause.downcast_ref().and_then(control_hint);
         let file = || cause.downcast_ref().and_then(FileError::hint);
-        config.or_else(preflight).or_else(control).or_else(file)
+        config.or_else(preflight).or_else(control).or_else(file).or_else(|| image_hint(cause))
     })
+}
+
+fn image_hint(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
+    let store = cause.downcast_ref().and_then(StoreError::hint);
+    let client = cause.downcast_ref().and_then(ClientError::hint);
+    store.or(client).map(str::to_owned)
 }
 
 fn control_hint(error: &ControlError) -> Option<String> {

@@ -5,8 +5,10 @@ mod container;
 mod doctor;
 mod exit;
 mod hints;
+mod images;
 mod log;
 mod report;
+mod system;
 mod table;
 
 use std::ffi::OsString;
@@ -34,7 +36,9 @@ Examples:
   vmm --config vm.toml --memory 2G
       take everything from a file except the memory
   vmm doctor
-      say whether guests can run on this machine, and what is missing";
+      say whether guests can run on this machine, and what is missing
+  vmm pull alpine
+      get a container image; vmm images lists what is here";
 
 const DETAILS: &str = "\
 Console:
@@ -49,6 +53,7 @@ Exit status:
   5      the guest faulted beyond recovery (triple fault)
   6      KVM failed
   7      the guest halted with interrupts disabled
+  125    a command about images or containers failed
   128+n  ended by signal n
 
 A comma inside a value of --disk, --net or --port is written twice: path=a,,b.img.";
@@ -98,6 +103,18 @@ enum Command {
 
     #[command(hide = true)]
     Monitor(Box<container::MonitorArgs>),
+
+    /// Get a container image from a registry, a directory or a file
+    Pull(images::PullArgs),
+
+    /// List the container images that are here
+    Images(images::ImagesArgs),
+
+    /// Remove names of container images, and with their last name the images
+    Rmi(images::RmiArgs),
+
+    /// Say what images and containers take on the disk, or give some back
+    System(system::SystemArgs),
 }
 
 /// The text after the long help: the examples and then what a reader of them asks next.
@@ -126,20 +143,25 @@ fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
     cli.log.install();
     match cli.command {
         Some(Command::Doctor(args)) => doctor::run(&args),
-        Some(Command::Run { options, .. }) => or_125(container::run(*options)),
-        Some(Command::Container(command)) => or_125(command.run()),
-        Some(Command::Keep(args)) => or_125(container::keep(&args)),
+        Some(Command::Run { options, .. }) => Ok(of_command(container::run(*options))),
+        Some(Command::Container(command)) => Ok(of_command(command.run())),
+        Some(Command::Keep(args)) => Ok(of_command(container::keep(&args))),
         Some(Command::Monitor(args)) => container::monitor(*args),
+        Some(Command::Pull(args)) => Ok(of_command(images::pull(args))),
+        Some(Command::Images(args)) => Ok(of_command(images::list(&args))),
+        Some(Command::Rmi(args)) => Ok(of_command(images::remove(&args))),
+        Some(Command::System(args)) => Ok(of_command(system::run(&args))),
         None => boot::run(cli.boot),
     }
 }
 
-/// The status of a container's command says whose failure it is.
-fn or_125(result: anyhow::Result<Exit>) -> anyhow::Result<Exit> {
-    Ok(result.unwrap_or_else(|error| {
+/// How a command about images or containers ends. Their users tell our failures from a container's own by
+/// one status.
+fn of_command(result: anyhow::Result<Exit>) -> Exit {
+    result.unwrap_or_else(|error| {
         report::error(&error);
-        Exit::NO_CONTAINER
-    }))
+        Exit::Failed
+    })
 }
 
 #[cfg(test)]

@@ -86,7 +86,7 @@ fn line(text: impl Display) {
 
 /// The text with its control characters spelled out: names of files and keys are not ours, and must
 /// neither break the line nor reach the terminal as commands.
-fn one_line(text: &str) -> String {
+pub(super) fn one_line(text: &str) -> String {
     let mut line = String::with_capacity(text.len());
     for c in text.chars() {
         if c.is_control() {

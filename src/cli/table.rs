@@ -1,42 +1,67 @@
-//! Tables for people.
+//! Columns for people.
 
-use std::io::Write;
+use super::report::one_line;
 
-/// Rows in columns as wide as their widest cell.
-pub(super) struct Table<const N: usize> {
-    rows: Vec<[String; N]>,
+/// Spaces between columns.
+const GAP: usize = 3;
+
+/// Rows below a head, each column as wide as its widest cell. Control characters are spelled out.
+pub(super) fn table<const N: usize>(head: [&str; N], rows: &[[String; N]]) -> String {
+    let head = head.map(str::to_owned);
+    let rows: Vec<[String; N]> = std::iter::once(&head)
+        .chain(rows)
+        .map(|row| row.each_ref().map(|cell| one_line(cell)))
+        .collect();
+    let mut widths = [0; N];
+    for row in &rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = cell.chars().count().max(*width);
+        }
+    }
+    let mut text = String::new();
+    for row in &rows {
+        let mut line = String::new();
+        for (cell, width) in row.iter().zip(widths) {
+            line.push_str(&format!("{cell:<width$}", width = width + GAP));
+        }
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    text
 }
 
-impl<const N: usize> Table<N> {
-    pub(super) fn new(heads: [&str; N]) -> Self {
-        Self { rows: vec![heads.map(str::to_owned)] }
+/// Bytes with a unit that fits, in powers of a thousand as disks and registries count.
+pub(super) fn bytes(count: u64) -> String {
+    let mut value = count as f64;
+    for unit in ["B", "kB", "MB", "GB"] {
+        if value < 999.5 {
+            let digits = if value < 9.95 && unit != "B" { 1 } else { 0 };
+            return format!("{value:.digits$}{unit}");
+        }
+        value /= 1000.0;
     }
+    format!("{value:.1}TB")
+}
 
-    /// Adds a row. What cannot be shown, such as the controls of a terminal, is left out.
-    pub(super) fn row(&mut self, cells: [String; N]) {
-        self.rows.push(cells.map(|cell| cell.chars().filter(|c| !c.is_control()).collect()));
-    }
+/// How long ago it was.
+pub(super) fn ago(seconds: u64) -> String {
+    format!("{} ago", duration(seconds))
+}
 
-    /// Writes the table to standard output.
-    ///
-    /// # Errors
-    /// It cannot be written to.
-    pub(super) fn print(&self) -> std::io::Result<()> {
-        std::io::stdout().write_all(self.text().as_bytes())
-    }
-
-    fn text(&self) -> String {
-        let width = |column: usize| {
-            let cells = self.rows.iter().filter_map(|row| row.get(column));
-            cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
-        };
-        let widths: Vec<usize> = (0..N).map(width).collect();
-        let line = |row: &[String; N]| {
-            let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}   "));
-            format!("{}\n", cells.collect::<String>().trim_end())
-        };
-        self.rows.iter().map(line).collect()
-    }
+/// A time in the largest unit that fits.
+pub(super) fn duration(seconds: u64) -> String {
+    let units = [
+        (365 * 24 * 3600, "year"),
+        (30 * 24 * 3600, "month"),
+        (24 * 3600, "day"),
+        (3600, "hour"),
+        (60, "minute"),
+        (1, "second"),
+    ];
+    let fits = units.into_iter().find(|(length, _)| seconds >= *length);
+    let (length, unit) = fits.unwrap_or((1, "second"));
+    let count = seconds / length;
+    format!("{count} {unit}{}", if count == 1 { "" } else { "s" })
 }
 
 #[cfg(test)]
@@ -45,9 +70,29 @@ mod tests {
 
     #[test]
     fn columns_are_as_wide_as_their_widest_cell() {
-        let mut table = Table::new(["A", "NAME"]);
-        table.row(["long".to_owned(), "x\u{1b}[2J".to_owned()]);
-        table.row(["b".to_owned(), String::new()]);
-        assert_eq!(table.text(), "A      NAME\nlong   x[2J\nb\n");
+        let rows =
+            [["a".to_owned(), "long cell".to_owned()], ["\u{1b}[2J".to_owned(), "x".to_owned()]];
+        let text = table(["NAME", "B"], &rows);
+        assert_eq!(text, "NAME        B\na           long cell\n\\u{1b}[2J   x\n");
+    }
+
+    #[test]
+    fn sizes_and_times_are_short() {
+        for (count, text) in [
+            (0, "0B"),
+            (999, "999B"),
+            (1000, "1.0kB"),
+            (9_949, "9.9kB"),
+            (9_960, "10kB"),
+            (7_800_000, "7.8MB"),
+            (123_456_789, "123MB"),
+            (999_600_000, "1.0GB"),
+            (u64::MAX, "18446744.1TB"),
+        ] {
+            assert_eq!(bytes(count), text);
+        }
+        assert_eq!(ago(0), "0 seconds ago");
+        assert_eq!(ago(86_400), "1 day ago");
+        assert_eq!(ago(3 * 3600 + 1), "3 hours ago");
     }
 }

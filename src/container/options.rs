@@ -127,6 +127,10 @@ pub struct RunOptions {
     #[arg(long, value_name = "WHEN", default_value = "missing", help_heading = "Image")]
     pub pull: PullPolicy,
 
+    /// Print no progress of a pull
+    #[arg(short, long, help_heading = "Image")]
+    pub quiet: bool,
+
     /// Choose among an image's platforms, such as linux/amd64
     #[arg(long, value_name = "OS/ARCH", help_heading = "Image")]
     pub platform: Option<String>,

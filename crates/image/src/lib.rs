@@ -1,10 +1,11 @@
 //! Container images: references, the store, where images come from, and the read-only root file system
 //! that is made from an image's layers.
 //!
-//! [`reference`] reads what a user calls an image, [`store`] keeps what was verified, `client` starts
+//! [`reference`] reads what a user calls an image, [`store`] keeps what was verified, [`client`] starts
 //! the program `vmm-image`, which reads a stranger's bytes. They are all that the monitor links; the
 //! rest is built with the feature `helper`.
 
+pub mod client;
 pub mod config;
 pub mod digest;
 #[cfg(feature = "helper")]

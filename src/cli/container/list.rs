@@ -1,14 +1,12 @@
 //! `vmm ps` and `vmm inspect`.
 
-use std::io::Write;
-use std::time::Duration;
-
 use clap::Args;
 use serde_json::{Value, json};
 
 use super::super::{Exit, report};
 use super::{Format, containers, print_json};
-use crate::cli::table::Table;
+use crate::cli::images::print;
+use crate::cli::table::{ago, duration, table};
 use crate::container::clock::Timestamp;
 use crate::container::{Container, Status};
 
@@ -47,37 +45,33 @@ pub(in super::super) fn ps(args: &PsArgs) -> anyhow::Result<Exit> {
     // As docker has it, the newest first.
     found.reverse();
     if args.quiet {
-        for (container, _) in &found {
-            let id = &container.spec().id;
-            writeln!(
-                std::io::stdout(),
-                "{}",
-                if args.no_trunc { id.as_str() } else { id.short() }
-            )?;
-        }
+        let ids = found.iter().map(|(container, _)| &container.spec().id);
+        let shown = ids.map(|id| if args.no_trunc { id.as_str() } else { id.short() });
+        print(&shown.map(|id| format!("{id}\n")).collect::<String>())?;
         return Ok(Exit::Success);
     }
     if args.format == Format::Json {
         return print_json(&found.iter().map(|(c, status)| described(c, status)).collect());
     }
-    let mut table =
-        Table::new(["CONTAINER ID", "IMAGE", "COMMAND", "CREATED", "STATUS", "PORTS", "NAMES"]);
-    for (container, status) in &found {
-        let spec = container.spec();
-        let command = spec.start.args.join(" ");
-        let ports: Vec<_> = spec.publish.iter().map(ToString::to_string).collect();
-        table.row([
-            if args.no_trunc { spec.id.as_str() } else { spec.id.short() }.to_owned(),
-            spec.sources.image.clone(),
-            if args.no_trunc { command } else { cut(&command) },
-            format!("{} ago", rough(spec.created.elapsed())),
-            summary(status),
-            ports.join(", "),
-            spec.name.as_str().to_owned(),
-        ]);
-    }
-    table.print()?;
+    let head = ["CONTAINER ID", "IMAGE", "COMMAND", "CREATED", "STATUS", "PORTS", "NAMES"];
+    let rows: Vec<_> = found.iter().map(|(c, status)| row(c, status, args.no_trunc)).collect();
+    print(&table(head, &rows))?;
     Ok(Exit::Success)
+}
+
+fn row(container: &Container, status: &Status, whole: bool) -> [String; 7] {
+    let spec = container.spec();
+    let command = spec.start.args.join(" ");
+    let ports: Vec<_> = spec.publish.iter().map(ToString::to_string).collect();
+    [
+        if whole { spec.id.as_str() } else { spec.id.short() }.to_owned(),
+        spec.sources.image.clone(),
+        if whole { command } else { cut(&command) },
+        ago(spec.created.elapsed().as_secs()),
+        summary(status),
+        ports.join(", "),
+        spec.name.as_str().to_owned(),
+    ]
 }
 
 pub(in super::super) fn inspect(args: &InspectArgs) -> anyhow::Result<Exit> {
@@ -111,23 +105,13 @@ fn described(container: &Container, status: &Status) -> Value {
 }
 
 fn summary(status: &Status) -> String {
-    let ago = |time: &Timestamp| rough(time.elapsed());
+    let seconds = |time: &Timestamp| time.elapsed().as_secs();
     match status {
         Status::Created => "Created".to_owned(),
-        Status::Running { started, .. } => format!("Up {}", ago(started)),
-        Status::Exited { finished, code, .. } => format!("Exited ({code}) {} ago", ago(finished)),
-    }
-}
-
-/// A duration in its largest unit.
-fn rough(time: Duration) -> String {
-    let seconds = time.as_secs();
-    let units = [(86_400, "day"), (3600, "hour"), (60, "minute"), (1, "second")];
-    let unit = units.into_iter().find(|(len, _)| seconds >= *len);
-    match unit.and_then(|(len, name)| seconds.checked_div(len).map(|count| (count, name))) {
-        Some((1, name)) => format!("1 {name}"),
-        Some((count, name)) => format!("{count} {name}s"),
-        None => "less than a second".to_owned(),
+        Status::Running { started, .. } => format!("Up {}", duration(seconds(started))),
+        Status::Exited { finished, code, .. } => {
+            format!("Exited ({code}) {}", ago(seconds(finished)))
+        }
     }
 }
 
@@ -141,16 +125,6 @@ fn cut(command: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn durations_are_rough() {
-        let text = |seconds| rough(Duration::from_secs(seconds));
-        assert_eq!(text(0), "less than a second");
-        assert_eq!(text(1), "1 second");
-        assert_eq!(text(119), "1 minute");
-        assert_eq!(text(7200), "2 hours");
-        assert_eq!(text(1_000_000), "11 days");
-    }
 
     #[test]
     fn long_commands_are_cut_between_characters() {

@@ -9,15 +9,14 @@ mod logs;
 mod run;
 mod stats;
 
-use std::io::Write;
-
 use anyhow::Context;
-use clap::{Subcommand, ValueEnum};
+use clap::Subcommand;
 use serde_json::Value;
 
 pub(super) use hidden::{KeepArgs, MonitorArgs, keep, monitor};
 pub(super) use run::run;
 
+use super::images::Format;
 use super::{Exit, report};
 use crate::container::talk::{Ended, Phase};
 use crate::container::{Containers, Paths};
@@ -96,16 +95,7 @@ impl Command {
     }
 }
 
-/// The form of a list.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Format {
-    /// For people
-    Table,
-    /// For programs
-    Json,
-}
-
 fn print_json(list: &Vec<Value>) -> anyhow::Result<Exit> {
-    writeln!(std::io::stdout(), "{}", serde_json::to_string_pretty(list)?)?;
+    super::images::print(&format!("{}\n", serde_json::to_string_pretty(list)?))?;
     Ok(Exit::Success)
 }

@@ -8,6 +8,7 @@ use std::path::Path;
 use anyhow::{Context, bail};
 use rustix::stdio::stdin;
 use rustix::termios::isatty;
+use vmm_image::client::{self, Pull};
 use vmm_image::store::{ImageRecord, Store, StorePaths};
 
 use super::super::{Exit, report};
@@ -72,7 +73,22 @@ fn image(store: &Store, options: &RunOptions) -> anyhow::Result<ImageRecord> {
     {
         return Ok(image);
     }
-    bail!("there is no image {}", options.image)
+    if options.pull == PullPolicy::Never {
+        bail!(
+            "there is no image {} here, and --pull never keeps it from being pulled",
+            options.image
+        );
+    }
+    let what = Pull {
+        reference: options.image.clone(),
+        platform: options.platform.clone(),
+        quiet: options.quiet,
+        ..Pull::default()
+    };
+    let pulled =
+        client::pull(store.paths(), &what).with_context(|| format!("pull {}", options.image))?;
+    let image = store.find_by_text(&pulled.id.to_string())?;
+    image.with_context(|| format!("image {} was removed as soon as it was pulled", options.image))
 }
 
 fn attend_to(

@@ -1,7 +1,7 @@
 //! `vmm stats` and `vmm top`.
 
 use std::fs;
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,8 @@ use vmm_protocol::{Process, Stats, printable};
 
 use super::super::Exit;
 use super::{Format, containers, print_json};
-use crate::cli::table::Table;
+use crate::cli::images::print;
+use crate::cli::table::table;
 use crate::container::call::Call;
 use crate::container::machine::guest_memory;
 use crate::container::talk::{Ask, Tell};
@@ -64,9 +65,9 @@ pub(in super::super) fn stats(args: &StatsArgs) -> anyhow::Result<Exit> {
         } else {
             if !args.no_stream && io::stdout().is_terminal() {
                 // From the top of an empty screen.
-                write!(io::stdout(), "\x1b[2J\x1b[H")?;
+                print("\x1b[2J\x1b[H")?;
             }
-            print(&usages)?;
+            show(&usages)?;
         }
         if args.no_stream {
             return Ok(Exit::Success);
@@ -137,8 +138,8 @@ fn host_memory(keeper: u32) -> Option<u64> {
     (!shares.is_empty()).then_some(sum.saturating_mul(1024))
 }
 
-fn print(usages: &[Usage]) -> io::Result<()> {
-    let mut table = Table::new([
+fn show(usages: &[Usage]) -> anyhow::Result<()> {
+    let head = [
         "CONTAINER ID",
         "NAME",
         "CPU %",
@@ -148,25 +149,27 @@ fn print(usages: &[Usage]) -> io::Result<()> {
         "NET I/O",
         "BLOCK I/O",
         "PIDS",
-    ]);
-    for Usage { container, stats, cpu, host } in usages {
-        let spec = container.spec();
-        let used = in_use(stats);
-        let share = used.saturating_mul(10_000).checked_div(spec.memory.0).unwrap_or(0);
-        let machine = size(guest_memory(spec.memory.0));
-        table.row([
-            spec.id.short().to_owned(),
-            spec.name.as_str().to_owned(),
-            percent(*cpu),
-            format!("{} / {}", size(used), size(spec.memory.0)),
-            percent(share),
-            format!("{} / {machine}", host.map_or("?".to_owned(), size)),
-            format!("{} / {}", size(stats.net_rx_bytes), size(stats.net_tx_bytes)),
-            format!("{} / {}", size(stats.disk_read_bytes), size(stats.disk_write_bytes)),
-            stats.pids.to_string(),
-        ]);
-    }
-    table.print()
+    ];
+    print(&table(head, &usages.iter().map(cells).collect::<Vec<_>>()))
+}
+
+fn cells(usage: &Usage) -> [String; 9] {
+    let Usage { container, stats, cpu, host } = usage;
+    let spec = container.spec();
+    let used = in_use(stats);
+    let share = used.saturating_mul(10_000).checked_div(spec.memory.0).unwrap_or(0);
+    let machine = size(guest_memory(spec.memory.0));
+    [
+        spec.id.short().to_owned(),
+        spec.name.as_str().to_owned(),
+        percent(*cpu),
+        format!("{} / {}", size(used), size(spec.memory.0)),
+        percent(share),
+        format!("{} / {machine}", host.map_or("?".to_owned(), size)),
+        format!("{} / {}", size(stats.net_rx_bytes), size(stats.net_tx_bytes)),
+        format!("{} / {}", size(stats.disk_read_bytes), size(stats.disk_write_bytes)),
+        stats.pids.to_string(),
+    ]
 }
 
 /// As docker counts it: without what the kernel keeps of files and gives back when asked.
@@ -211,12 +214,11 @@ pub(in super::super) fn top(args: &TopArgs) -> anyhow::Result<Exit> {
     }
     let mut call = Call::new(&container).context("reach the keeper")?;
     call.ask(&Ask::Processes)?;
-    let mut table = Table::new(["PID", "PPID", "UID", "STAT", "TIME", "COMMAND"]);
     loop {
         match call.hear(Some(PATIENCE))? {
             Some(Tell::Processes(list)) => {
-                list.iter().for_each(|process| table.row(row(process)));
-                table.print()?;
+                let rows: Vec<_> = list.iter().map(row).collect();
+                print(&table(["PID", "PPID", "UID", "STAT", "TIME", "COMMAND"], &rows))?;
                 return Ok(Exit::Success);
             }
             Some(_) => {}

@@ -7,8 +7,9 @@ use clap::{Args, Parser, Subcommand};
 use serde::Serialize;
 
 use super::progress::Mode;
-use super::pull::{Pull, Pulled, pull};
+use super::pull::{Pull, pull};
 use super::{stage, work};
+use crate::client::Pulled;
 use crate::oci::Platform;
 use crate::reference::{Name, Reference};
 use crate::store::{Store, StorePaths};

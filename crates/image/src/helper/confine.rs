@@ -58,7 +58,10 @@ pub(super) fn enter(what: &Confinement) -> Result<(), ConfineError> {
     // Kernels without Landlock, or with an old one, are not refused: the other walls stand there too.
     let _: Result<(), RulesetError> = restrict_files(what);
     drop_capabilities(what).map_err(ConfineError::Privileges)?;
-    seccompiler::apply_filter_all_threads(&filter(what)?).map_err(ConfineError::Filter)
+    for filter in [no_clone3()?, filter(what)?] {
+        seccompiler::apply_filter_all_threads(&filter).map_err(ConfineError::Filter)?;
+    }
+    Ok(())
 }
 
 fn limit(what: &Confinement) -> Result<(), ConfineError> {
@@ -113,6 +116,12 @@ fn restrict_files(what: &Confinement) -> Result<(), RulesetError> {
     Ok(())
 }
 
+/// Lets `clone3` be absent, because a filter cannot see what it is for: the C library takes `clone` instead.
+fn no_clone3() -> Result<BpfProgram, ConfineError> {
+    let rules = BTreeMap::from([(libc::SYS_clone3, Vec::new())]);
+    compile(rules, SeccompAction::Allow, SeccompAction::Errno(libc::ENOSYS.unsigned_abs()))
+}
+
 /// Allows the listed calls, and fails any other with `EPERM`.
 fn filter(what: &Confinement) -> Result<BpfProgram, ConfineError> {
     let mut lists = vec![calls::ALWAYS];
@@ -124,19 +133,30 @@ fn filter(what: &Confinement) -> Result<BpfProgram, ConfineError> {
     }
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> =
         lists.into_iter().flatten().map(|call| (*call, Vec::new())).collect();
-    rules.insert(libc::SYS_ioctl, terminal_questions()?);
+    let waiting = what.network.then_some(libc::FIONBIO);
+    rules.insert(
+        libc::SYS_ioctl,
+        requests([libc::TCGETS, libc::TIOCGWINSZ].into_iter().chain(waiting))?,
+    );
     rules.insert(libc::SYS_clone, vec![threads_alone()?]);
-    let arch = TargetArch::try_from(std::env::consts::ARCH).map_err(ConfineError::Backend)?;
     let refuse = SeccompAction::Errno(libc::EPERM.unsigned_abs());
-    SeccompFilter::new(rules, refuse, SeccompAction::Allow, arch)
+    compile(rules, refuse, SeccompAction::Allow)
+}
+
+fn compile(
+    rules: BTreeMap<i64, Vec<SeccompRule>>,
+    others: SeccompAction,
+    these: SeccompAction,
+) -> Result<BpfProgram, ConfineError> {
+    let arch = TargetArch::try_from(std::env::consts::ARCH).map_err(ConfineError::Backend)?;
+    SeccompFilter::new(rules, others, these, arch)
         .and_then(BpfProgram::try_from)
         .map_err(ConfineError::Backend)
 }
 
-/// `ioctl` for the size of a terminal, and whether it is one.
-fn terminal_questions() -> Result<Vec<SeccompRule>, ConfineError> {
-    let requests = [libc::TCGETS, libc::TIOCGWINSZ];
-    let rules = requests.into_iter().map(|request| {
+/// `ioctl` for these requests: the size of a terminal and whether it is one, sockets that do not wait.
+fn requests(list: impl Iterator<Item = u64>) -> Result<Vec<SeccompRule>, ConfineError> {
+    let rules = list.map(|request| {
         let equal = SeccompCmpOp::Eq;
         let condition = SeccompCondition::new(1, SeccompCmpArgLen::Dword, equal, request);
         SeccompRule::new(vec![condition?])

@@ -3,12 +3,11 @@
 use std::fs::File;
 use std::os::fd::AsFd;
 
-use serde::Serialize;
-
 use super::credentials::{self, CredentialsError};
 use super::progress::Mode;
 use super::stage::{self, StageError};
 use super::wire::{From as Origin, Reply, Work};
+use crate::client::Pulled;
 use crate::digest::Digest;
 use crate::fetch::Fetched;
 use crate::oci::{Configuration, DocumentError, Platform, parse_config};
@@ -30,21 +29,6 @@ pub struct Pull {
     pub plain_http: bool,
     /// What is told meanwhile.
     pub mode: Mode,
-}
-
-/// What became of it.
-#[derive(Debug, Serialize)]
-pub struct Pulled {
-    /// The image's ID.
-    pub id: Digest,
-    /// The digest of what the reference led to.
-    pub digest: Digest,
-    /// All its names, in full.
-    pub names: Vec<String>,
-    /// Bytes of its file system.
-    pub size: u64,
-    /// Whether the file system had to be made.
-    pub new: bool,
 }
 
 /// Why an image is not pulled.

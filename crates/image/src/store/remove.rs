@@ -6,6 +6,8 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use serde::Serialize;
+
 use super::lock::StoreLock;
 use super::record::Record;
 use super::{Store, StoreError, index, unfinished};
@@ -16,7 +18,7 @@ use crate::reference::Reference;
 pub type Roots = BTreeMap<Digest, String>;
 
 /// What a removal did.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Removed {
     /// Names that mean nothing any more, in full.
     pub untagged: Vec<String>,
@@ -36,7 +38,7 @@ pub struct Prune {
 }
 
 /// What something takes on the disk.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Usage {
     /// How many there are.
     pub count: u64,
@@ -49,7 +51,7 @@ pub struct Usage {
 }
 
 /// What the store takes on the disk.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct DiskUsage {
     /// File systems of images.
     pub images: Usage,
@@ -57,6 +59,8 @@ pub struct DiskUsage {
     pub layers: Usage,
     /// What is unfinished, by running pulls or by killed ones.
     pub unfinished: Usage,
+    /// What containers have written.
+    pub containers: Usage,
 }
 
 impl Store {
@@ -241,6 +245,7 @@ impl Store {
             images: measure(&self.paths.rootfs(), &used)?,
             layers: measure(&self.paths.blobs(), &BTreeSet::new())?,
             unfinished: measure(&self.paths.temporary(), &BTreeSet::new())?,
+            containers: measure_tree(&self.paths.containers())?,
         };
         usage.images.count = u64::try_from(images.len()).unwrap_or(u64::MAX);
         usage.images.active = u64::try_from(active).unwrap_or(u64::MAX);
@@ -266,6 +271,28 @@ fn measure(directory: &Path, used: &BTreeSet<String>) -> Result<Usage, StoreErro
             false => usage.reclaimable += bytes,
         }
     }
+    Ok(usage)
+}
+
+/// Directories in each other that are looked into, at most.
+const MAX_DEPTH: usize = 8;
+
+/// Everything below each directory in `path`. Links are not followed.
+fn measure_tree(path: &Path) -> Result<Usage, StoreError> {
+    let mut usage = Usage::default();
+    let mut pending = vec![(path.to_owned(), 0)];
+    while let Some((directory, depth)) = pending.pop() {
+        for name in index::file_names(&directory)? {
+            let path = directory.join(name);
+            let Ok(metadata) = fs::symlink_metadata(&path) else { continue };
+            usage.bytes += metadata.blocks().saturating_mul(512);
+            usage.count += u64::from(depth == 0);
+            if metadata.is_dir() && depth < MAX_DEPTH {
+                pending.push((path, depth + 1));
+            }
+        }
+    }
+    usage.active = usage.count;
     Ok(usage)
 }
 

@@ -92,6 +92,11 @@ impl Http {
         format!("{}://{}", if self.plain { "http" } else { "https" }, self.host)
     }
 
+    #[cfg(test)]
+    pub(super) fn patience(&self) -> Duration {
+        self.patience
+    }
+
     /// The registry's host without its port.
     pub(super) fn host_name(&self) -> &str {
         name_of(&self.host)

@@ -1,0 +1,143 @@
+//! Starting the program `vmm-image`, and what it answers.
+
+use std::io::{self, Read};
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use serde::{Deserialize, Serialize};
+
+use crate::digest::Digest;
+use crate::store::StorePaths;
+
+/// The program.
+const PROGRAM: &str = "vmm-image";
+/// Bytes of its answer, at most.
+const MAX_ANSWER: u64 = 16 << 20;
+
+/// What is pulled, and how.
+#[derive(Debug, Clone, Default)]
+pub struct Pull {
+    /// What the image is called: see [`crate::reference`].
+    pub reference: String,
+    /// Names it gets besides.
+    pub names: Vec<String>,
+    /// What it is for, such as `linux/arm64`; this host by default.
+    pub platform: Option<String>,
+    /// Whether the registry may be spoken to without encryption.
+    pub plain_http: bool,
+    /// Whether nothing is told meanwhile on standard error.
+    pub quiet: bool,
+}
+
+/// An image that was pulled.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pulled {
+    /// The image's ID.
+    pub id: Digest,
+    /// The digest of the document that the reference led to.
+    pub digest: Digest,
+    /// All its names, in full.
+    pub names: Vec<String>,
+    /// Bytes of its file system.
+    pub size: u64,
+    /// Whether the file system had to be made.
+    pub new: bool,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Answer {
+    Pulled(Pulled),
+    Error { what: String, hint: Option<String> },
+}
+
+/// Why nothing was pulled.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// The program is not where it should be.
+    #[error("there is no {program} in {directory} or the directories for programs beside it", directory = directory.display())]
+    Missing {
+        /// Its name.
+        program: &'static str,
+        /// The directory of this program.
+        directory: PathBuf,
+    },
+    /// The program cannot be started, or not be heard.
+    #[error("{program}: {source}", program = program.display())]
+    Start {
+        /// Where it is.
+        program: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// It says why.
+    #[error("{what}")]
+    Failed {
+        /// What went wrong.
+        what: String,
+        /// What the user can do.
+        hint: Option<String>,
+    },
+    /// It has ended and said nothing.
+    #[error("{PROGRAM} ended with {0} and without an answer")]
+    Silent(String),
+}
+
+impl ClientError {
+    /// What the user can do.
+    pub fn hint(&self) -> Option<&str> {
+        match self {
+            Self::Missing { .. } => {
+                Some("install the whole package of vmm, or build the whole workspace")
+            }
+            Self::Failed { hint, .. } => hint.as_deref(),
+            Self::Start { .. } | Self::Silent(_) => None,
+        }
+    }
+}
+
+/// Where a program that belongs to this one is: beside it, or in the directories for such programs.
+///
+/// # Errors
+///
+/// It is in none of them.
+pub fn find_program(program: &'static str) -> Result<PathBuf, ClientError> {
+    let own = std::env::current_exe().unwrap_or_default();
+    let directory = own.parent().unwrap_or(Path::new("/")).to_owned();
+    let places = ["", "../libexec/vmm", "../lib/vmm"];
+    let found = places.iter().map(|place| directory.join(place).join(program));
+    let missing = ClientError::Missing { program, directory: directory.clone() };
+    found.into_iter().find(|path| path.is_file()).ok_or(missing)
+}
+
+/// Pulls an image into the store at `paths`; what is going on is told on standard error.
+///
+/// # Errors
+///
+/// What `vmm-image` says, or why it cannot be started.
+pub fn pull(paths: &StorePaths, what: &Pull) -> Result<Pulled, ClientError> {
+    let program = find_program(PROGRAM)?;
+    let start = |source| ClientError::Start { program: program.clone(), source };
+    let mut command = Command::new(&program);
+    command.arg("pull").env("VMM_DATA", paths.data());
+    command.args(what.names.iter().map(|name| format!("--name={name}")));
+    command.args(what.platform.iter().map(|platform| format!("--platform={platform}")));
+    command.args(what.plain_http.then_some("--plain-http"));
+    command.args(what.quiet.then_some("--quiet"));
+    command.args(["--", &what.reference]).stdin(Stdio::null()).stdout(Stdio::piped());
+    let mut child = command.spawn().map_err(start)?;
+    let mut answer = Vec::new();
+    if let Some(output) = child.stdout.take() {
+        output.take(MAX_ANSWER).read_to_end(&mut answer).map_err(start)?;
+    }
+    let status = child.wait().map_err(start)?;
+    match serde_json::from_slice(&answer) {
+        Ok(Answer::Pulled(pulled)) if status.success() => Ok(pulled),
+        Ok(Answer::Error { what, hint }) => Err(ClientError::Failed { what, hint }),
+        _ => Err(ClientError::Silent(match status.signal() {
+            Some(signal) => format!("signal {signal}"),
+            None => format!("status {}", status.code().unwrap_or(-1)),
+        })),
+    }
+}
