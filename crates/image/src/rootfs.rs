@@ -2,6 +2,9 @@
 
 #![deny(clippy::as_conversions, clippy::indexing_slicing)]
 
+#[cfg(test)]
+mod tests;
+
 use std::fs::File;
 use std::io::{self, Read};
 
