@@ -6,6 +6,7 @@
 #![expect(clippy::expect_used, reason = "a test fails by panicking")]
 #![expect(unreachable_pub, reason = "a program has no users but its own modules")]
 
+mod agent;
 mod balloon;
 mod block;
 mod boot;

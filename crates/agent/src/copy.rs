@@ -40,7 +40,7 @@ pub(crate) fn start(
 fn run(link: &mut Link, request: &Request, first: Option<BorrowedFd<'_>>) -> Result<(), Failure> {
     let mut kept = vec![link.interest().0.as_raw_fd()];
     kept.extend(first.as_ref().map(AsRawFd::as_raw_fd));
-    sys::close_all_but(kept);
+    sys::close_from(3, kept);
     // The container must not look into this process. It can fail only for other values than this.
     let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
     do_wait(&*link).context("wait for the host")?;

@@ -24,7 +24,7 @@ pub(crate) fn divide(terminal: bool) -> io::Result<()> {
         }
         Forked::Parent(child) => {
             // Streams stay with the program: their end is its own.
-            sys::close_all_but(vec![]);
+            sys::close_from(0, vec![]);
             std::process::exit(watch(child.pid))
         }
     }

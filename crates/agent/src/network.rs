@@ -28,10 +28,9 @@ const ADDRESS_LOCAL: u16 = 2;
 const ROUTE_DEVICE: u16 = 4;
 const ROUTE_GATEWAY: u16 = 5;
 
-/// REQUEST and ACK: interfaces are there, and changed.
+/// REQUEST and ACK; for what is not there yet, EXCL and CREATE.
 const CHANGE: u16 = 0x1 | 0x4;
-/// With EXCL and CREATE: addresses and routes are made.
-const MAKE: u16 = CHANGE | 0x200 | 0x400;
+const CREATE: u16 = CHANGE | 0x200 | 0x400;
 /// The type of an answer.
 const ERROR: u16 = 2;
 const HEADER: usize = 16;
@@ -82,7 +81,7 @@ fn message(kind: u16, body: &[u8]) -> Vec<u8> {
     let len = u32::try_from(HEADER.saturating_add(body.len())).unwrap_or(u32::MAX);
     let mut message = len.to_ne_bytes().to_vec();
     message.extend(kind.to_ne_bytes());
-    let flags = if kind == NEW_LINK { CHANGE } else { MAKE };
+    let flags = if kind == NEW_LINK { CHANGE } else { CREATE };
     message.extend(flags.to_ne_bytes());
     // Sequence number and sender, which matter to nobody here.
     message.extend([0; 8]);

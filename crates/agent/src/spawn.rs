@@ -58,7 +58,8 @@ fn isolate(plan: &Plan<'_>) {
     let mut kept = vec![plan.report.as_raw_fd()];
     kept.extend(plan.first.as_ref().map(AsRawFd::as_raw_fd));
     kept.extend(plan.streams.iter().flatten().map(AsRawFd::as_raw_fd));
-    sys::close_all_but(kept);
+    // Standard streams are replaced soon; until then nothing else may take their numbers.
+    sys::close_from(3, kept);
     // Undone by the start of the program. It can fail only for other values than this.
     let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
 }

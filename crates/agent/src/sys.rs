@@ -133,10 +133,9 @@ pub(crate) fn exec(path: &CStr, args: &[CString], env: &[CString]) -> io::Result
     Err(io::Error::last_os_error())
 }
 
-/// Closes every descriptor that is not in `kept`, the standard streams too.
-pub(crate) fn close_all_but(mut kept: Vec<RawFd>) {
+/// Closes every descriptor from `first` on that is not in `kept`.
+pub(crate) fn close_from(mut first: RawFd, mut kept: Vec<RawFd>) {
     kept.sort_unstable();
-    let mut first = 0;
     for fd in kept {
         if fd > first {
             close_range(first, fd.saturating_sub(1));

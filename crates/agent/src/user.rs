@@ -88,6 +88,10 @@ fn resolve(wanted: &str, further: &[String], passwd: &str, group: &str) -> Resul
     for name in further {
         user.groups.push(group_id(name, group)?);
     }
+    // So that giving up the further groups gives no rights that the own one lacks.
+    if !user.groups.contains(&user.gid) {
+        user.groups.insert(0, user.gid);
+    }
     user.groups.truncate(MAX_GROUPS);
     Ok(user)
 }
@@ -158,22 +162,22 @@ mod tests {
     #[test]
     fn users_are_found_as_docker_finds_them() {
         for (wanted, expected) in [
-            ("", user(0, 0, &[1, 63], "/root")),
-            ("root", user(0, 0, &[1, 63], "/root")),
-            ("web", user(33, 33, &[1, 44], "/var/www")),
-            ("33", user(33, 33, &[1, 44], "/var/www")),
-            ("web:audio", user(33, 63, &[], "/var/www")),
-            ("web:7", user(33, 7, &[], "/var/www")),
-            (":web", user(0, 33, &[], "/root")),
-            ("5000", user(5000, 0, &[], "/")),
-            ("5000:6000", user(5000, 6000, &[], "/")),
+            ("", user(0, 0, &[0, 1, 63], "/root")),
+            ("root", user(0, 0, &[0, 1, 63], "/root")),
+            ("web", user(33, 33, &[33, 1, 44], "/var/www")),
+            ("33", user(33, 33, &[33, 1, 44], "/var/www")),
+            ("web:audio", user(33, 63, &[63], "/var/www")),
+            ("web:7", user(33, 7, &[7], "/var/www")),
+            (":web", user(0, 33, &[33], "/root")),
+            ("5000", user(5000, 0, &[0], "/")),
+            ("5000:6000", user(5000, 6000, &[6000], "/")),
             // A name goes with its line even when it looks like a number; the first line wins.
-            ("1000", user(7, 8, &[], "/seven")),
-            ("odd", user(1000, 1000, &[], "/")),
+            ("1000", user(7, 8, &[8], "/seven")),
+            ("odd", user(1000, 1000, &[1000], "/")),
         ] {
             assert_eq!(find(wanted, &[]).unwrap(), expected, "{wanted}");
         }
-        assert_eq!(find("33", &["63", "77", "root"]).unwrap().groups, [1, 44, 63, 77, 0]);
+        assert_eq!(find("33", &["63", "77", "root"]).unwrap().groups, [33, 1, 44, 63, 77, 0]);
     }
 
     #[test]
@@ -189,8 +193,8 @@ mod tests {
 
     #[test]
     fn image_without_files_has_root_and_numbers() {
-        assert_eq!(resolve("", &[], "", "").unwrap(), user(0, 0, &[], "/"));
-        assert_eq!(resolve("7", &[], "", "").unwrap(), user(7, 0, &[], "/"));
+        assert_eq!(resolve("", &[], "", "").unwrap(), user(0, 0, &[0], "/"));
+        assert_eq!(resolve("7", &[], "", "").unwrap(), user(7, 0, &[0], "/"));
         assert!(resolve("root", &[], "", "").is_err());
     }
 
