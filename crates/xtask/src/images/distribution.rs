@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::{self, Write};
 use std::path::Path;
+use std::process::Command;
 
 use anyhow::Result;
 
@@ -16,7 +17,7 @@ use crate::{command, debian};
 pub(crate) const ARCHIVE: &str = "debian.tar";
 
 /// Changes whenever the way the images are made does.
-const RECIPE: &str = "1";
+const RECIPE: &str = "3";
 
 /// Run outside the installation `$1`: removes what belongs to the machine it was made on.
 const CLEAN: &str = r#"rm -f "$1/etc/hostname" "$1/etc/resolv.conf""#;
@@ -138,7 +139,10 @@ pub(crate) fn build(entry: &Path, layout: &Path) -> Result<()> {
     let archive = entry.join(ARCHIVE);
     let mut install = debian::mmdebstrap("minbase");
     install.arg(format!("--customize-hook={CLEAN}"));
+    // Whatever runs a container makes its devices, and only root may unpack them.
+    install.arg("--skip=output/dev");
     command::run(install.args(["--format=tar", debian::SUITE]).arg(&archive))?;
+    add_empty_dev(entry, &archive)?;
     let image = Layout::create(layout)?;
     // It is kept beside the layout, and adding a layer removes its archive.
     let copy = entry.join("layer.tar");
@@ -146,6 +150,16 @@ pub(crate) fn build(entry: &Path, layout: &Path) -> Result<()> {
     image.add_layer(&copy)?;
     image.configure(&[("env", PATH), ("cmd", "bash")])?;
     image.finish()
+}
+
+/// Adds the directory that was skipped along with its devices.
+fn add_empty_dev(entry: &Path, archive: &Path) -> Result<()> {
+    let above = entry.join("above");
+    fs::create_dir_all(above.join("dev"))?;
+    let mut tar = Command::new("tar");
+    tar.args(["--append", "--owner=0", "--group=0", "--numeric-owner", "--mode=755", "--mtime=@0"]);
+    command::run(tar.arg("--file").arg(archive).arg("--directory").arg(&above).arg("./dev"))?;
+    Ok(fs::remove_dir_all(&above)?)
 }
 
 fn write_links<W: Write>(tar: &mut Tar<W>, links: &[(&str, &str)]) -> io::Result<()> {
