@@ -11,6 +11,7 @@
     reason = "a test fails by a panic"
 )]
 
+mod overlay;
 mod sockets;
 
 use std::collections::VecDeque;
@@ -41,6 +42,7 @@ use crate::config;
 use crate::memory::{GuestMemory, GuestRange};
 use crate::rate_limiter::Rate;
 
+pub use overlay::overlay;
 pub use sockets::{console, vsock};
 
 /// Deeds of one input at most: what is longer shows nothing new.
@@ -320,7 +322,7 @@ mod tests {
     /// A target by the name of its corpus.
     type Target = (&'static str, fn(&[u8]));
 
-    const TARGETS: [Target; 7] = [
+    const TARGETS: [Target; 8] = [
         ("queue", queue),
         ("mmio", mmio),
         ("block", block),
@@ -328,6 +330,7 @@ mod tests {
         ("balloon", balloon),
         ("vsock", vsock),
         ("console", console),
+        ("overlay", overlay),
     ];
 
     #[test]

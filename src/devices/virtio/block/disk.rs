@@ -155,7 +155,8 @@ impl Disk {
         };
         lock(overlay, &file, false)?;
         let base = disk.files.cached().try_clone().map_err(refused)?;
-        let opened = Overlay::open(file, base).map_err(refused)?;
+        let size = disk.sectors * SECTOR;
+        let opened = Overlay::open(file, base, size).map_err(refused)?;
         let path = overlay.to_owned();
         Ok(Self { path, readonly: false, overlay: Some(opened), ..disk })
     }

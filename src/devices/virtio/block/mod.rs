@@ -12,6 +12,8 @@ mod transfer;
 mod uring;
 
 pub use answer::BlockCounters;
+#[cfg(any(test, fuzzing))]
+pub(crate) use disk::Zeroes;
 pub use disk::{Disk, DiskError, SECTOR};
 pub use request::ID_LEN;
 

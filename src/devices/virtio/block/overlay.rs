@@ -1,6 +1,8 @@
 //! What a guest wrote over a base image that is never written: a qcow2 file (decision record
 //! `docs/decisions/overlay-format.md`).
 
+mod check;
+
 use std::fs::File;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -16,6 +18,8 @@ use imago::{
 };
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, fsync, linkat, open, openat};
 use rustix::io::Errno;
+
+use check::{Unfit, check};
 
 type Image = FormatAccess<Storage>;
 
@@ -53,33 +57,24 @@ impl Overlay {
         }
     }
 
-    /// Opens the overlay in `file` over the raw image in `base`; no other file is opened, whatever
-    /// the overlay names.
-    pub(super) fn open(file: OwnedFd, base: OwnedFd) -> io::Result<Self> {
+    /// Opens the overlay in `file` over the first `size` bytes of the raw image in `base`, if it is
+    /// sound; no other file is opened, whatever the overlay names.
+    pub(super) fn open(file: OwnedFd, base: OwnedFd, size: u64) -> io::Result<Self> {
         let base = Storage::from_open_file(File::from(base), StorageOpenOptions::new())?;
         let base = Raw::builder(base).write(false).open(DenyImplicitOpenGate::default())?;
         let base: Image = FormatAccess::new(base);
-        let size = base.size();
-        let image = Qcow2::<Storage, Arc<Image>>::builder(storage(file)?)
+        let file = File::from(file);
+        let sound = check(&file, size).map_err(|unfit| match unfit {
+            Unfit::Read(error) => error,
+            unfit => io::Error::other(unfit),
+        })?;
+        sound.count_anew(&file)?;
+        let image = Qcow2::<Storage, Arc<Image>>::builder(storage(file.into())?)
             .write(true)
             .backing(Some(Arc::new(base)))
             .data_file(None)
             .open(DenyImplicitOpenGate::default())?;
-        if image.requires_external_data_file() {
-            return Err(io::Error::other(
-                "it keeps its data in another file, as an overlay does not",
-            ));
-        }
-        if image.implicit_backing_file().is_none() {
-            return Err(io::Error::other("it is an image of its own and no overlay"));
-        }
-        let image = FormatAccess::new(image);
-        if image.size() != size {
-            let (own, base) = (image.size(), size);
-            let what = format!("it is for a base of {own} bytes, and this one has {base}");
-            return Err(io::Error::other(what));
-        }
-        Ok(Self { image })
+        Ok(Self { image: FormatAccess::new(image) })
     }
 
     /// Fills `bufs` from byte `offset` on.
@@ -101,13 +96,39 @@ impl Overlay {
 
     /// Has `len` bytes from `offset` on read as zeroes, and their space used for other data.
     pub(super) fn discard(&mut self, offset: u64, len: u64) -> Result<(), Errno> {
-        self.image.discard_to_zero(offset, len).map_err(|e| errno(&e))
+        for (offset, len) in regions(offset, len) {
+            self.image.discard_to_zero(offset, len).map_err(|e| errno(&e))?;
+            self.settle()?;
+        }
+        Ok(())
     }
 
     /// Has `len` bytes from `offset` on read as zeroes.
     pub(super) fn write_zeroes(&self, offset: u64, len: u64) -> Result<(), Errno> {
-        self.image.write_zeroes(offset, len).map_err(|e| errno(&e))
+        for (offset, len) in regions(offset, len) {
+            self.image.write_zeroes(offset, len).map_err(|e| errno(&e))?;
+            self.settle()?;
+        }
+        Ok(())
     }
+
+    /// Writes out that clusters have become free: the crate takes one for a new table at once, and
+    /// a process that is killed must not leave it as data of the guest too.
+    fn settle(&self) -> Result<(), Errno> {
+        self.image.flush().map_err(|e| errno(&e))
+    }
+}
+
+/// The parts of a range that have a table of their own each.
+fn regions(offset: u64, len: u64) -> impl Iterator<Item = (u64, u64)> {
+    const REGION: u64 = 512 << 20;
+    let end = offset.saturating_add(len);
+    let first = offset - offset % REGION;
+    let starts = (first..end).step_by(usize::try_from(REGION).unwrap_or(usize::MAX));
+    starts.map(move |start| {
+        let from = start.max(offset);
+        (from, start.saturating_add(REGION).min(end) - from)
+    })
 }
 
 fn storage(file: OwnedFd) -> io::Result<Storage> {

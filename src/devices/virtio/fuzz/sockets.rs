@@ -41,15 +41,19 @@ pub fn console(data: &[u8]) {
 }
 
 /// A directory of one input, which goes with it.
-struct Scratch(PathBuf);
+pub(super) struct Scratch(PathBuf);
 
 impl Scratch {
-    fn new() -> Option<Self> {
+    pub(super) fn new() -> Option<Self> {
         static COUNT: AtomicUsize = AtomicUsize::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let name = format!("vmm-fuzz-{}-{count}", std::process::id());
         let path = std::env::temp_dir().join(name);
         std::fs::create_dir(&path).ok().map(|()| Self(path))
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.0
     }
 }
 

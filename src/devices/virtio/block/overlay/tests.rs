@@ -179,6 +179,36 @@ fn names_in_the_header_of_an_overlay_are_not_followed() {
     assert!(case.refused().contains("data"), "{}", case.refused());
 }
 
+/// The table of a machine that was killed before its first flush is in use, and counted as free.
+#[test]
+fn tables_of_a_killed_machine_are_not_overwritten() {
+    let case = Case::new();
+    let disk = case.disk();
+    write(&disk, 0, &[1; 512]);
+    let killed = case.directory.path().join("killed");
+    fs::copy(case.overlay(), &killed).unwrap();
+    let open = || Disk::open_overlay(&case.base(), &killed).unwrap();
+    for round in 2..5 {
+        let mut disk = open();
+        write(&disk, 0, &vec![round; SIZE]);
+        disk.flush().unwrap();
+        drop(disk);
+        assert!(read(&open(), 0, SIZE).iter().all(|byte| *byte == round), "round {round}");
+    }
+}
+
+#[test]
+fn base_that_ends_amid_a_sector_has_overlays() {
+    let case = Case::new();
+    fs::write(case.base(), vec![FILLING; SIZE + 1024 + 100]).unwrap();
+    for _ in 0..2 {
+        let disk = case.disk();
+        assert_eq!(disk.sectors(), 2050);
+        write(&disk, size() + 512, &[1; 512]);
+        assert_eq!(read(&disk, size(), 1024), [[FILLING; 512], [1; 512]].concat());
+    }
+}
+
 #[test]
 fn image_without_a_base_is_no_overlay() {
     let case = Case::new();
