@@ -17,5 +17,6 @@ pub mod request;
 pub mod ring;
 pub mod script;
 pub mod seccomp;
+pub mod second;
 pub mod subject;
 pub mod vmm;

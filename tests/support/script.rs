@@ -128,6 +128,7 @@ pub struct Span {
 struct Operands {
     set: u8,
     add: u8,
+    add_to_b: u8,
     aux: u32,
     a: u64,
     b: u64,
@@ -248,6 +249,14 @@ impl Script {
         self.push(Op::Settle, B1, operands);
     }
 
+    /// Writes to `to` what is at `from`, plus `more`.
+    pub fn forward(&mut self, width: Width, from: u64, to: u64, more: u64) {
+        const SCRATCH: u8 = u8::MAX;
+        self.push(Op::Get, width, Operands { set: SCRATCH, a: from, ..Operands::default() });
+        let operands = Operands { add_to_b: SCRATCH, a: to, b: more, ..Operands::default() };
+        self.push(Op::Write, width, operands);
+    }
+
     /// Performs what `body` adds `count` times. It can have no results.
     pub fn repeat(&mut self, count: u64, body: impl FnOnce(&mut Self)) {
         self.loops += 1;
@@ -336,9 +345,9 @@ impl Script {
     }
 
     fn push(&mut self, op: Op, width: Width, operands: Operands) {
-        let Operands { set, add, aux, a, b, c } = operands;
+        let Operands { set, add, add_to_b, aux, a, b, c } = operands;
         let start = self.operations.len();
-        self.operations.extend([op as u8 * 4 + width.code(), add, 0, set]);
+        self.operations.extend([op as u8 * 4 + width.code(), add, add_to_b, set]);
         self.operations.extend(aux.to_le_bytes());
         [a, b, c].iter().for_each(|word| self.operations.extend(word.to_le_bytes()));
         assert_eq!(self.operations.len() - start, OPERATION);

@@ -7,7 +7,6 @@ use rustix::io::Errno;
 use vm_memory::GuestMemoryError;
 
 use super::connection::send;
-use super::credit::BUF_ALLOC;
 use crate::devices::virtio::iovec::read_window;
 use crate::memory::{GuestMemory, GuestRange};
 
@@ -24,12 +23,13 @@ impl Backlog {
         self.bytes.is_empty()
     }
 
-    /// Copies what lies in `ranges` behind the first `skip` bytes.
+    /// Copies what lies in `ranges` behind the first `skip` bytes; it will never hold more than `most`.
     pub(super) fn append(
         &mut self,
         mem: &GuestMemory,
         ranges: &[GuestRange],
         skip: u32,
+        most: u32,
     ) -> Result<(), GuestMemoryError> {
         if ranges.iter().map(|range| u64::from(range.len)).sum::<u64>() <= u64::from(skip) {
             return Ok(());
@@ -39,7 +39,7 @@ impl Backlog {
             self.taken = 0;
         }
         // As much as it will ever hold, and not twice that.
-        let most = usize::try_from(BUF_ALLOC).unwrap_or(0);
+        let most = usize::try_from(most).unwrap_or(0);
         self.bytes.reserve_exact(most.saturating_sub(self.bytes.len()));
         read_window(mem, ranges, skip, &mut self.bytes)
     }
@@ -53,5 +53,24 @@ impl Backlog {
             *self = Self::default();
         }
         Ok(u32::try_from(sent).unwrap_or(u32::MAX))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use vm_memory::GuestAddress;
+
+    use super::*;
+
+    /// V10: thousands of connections may keep a little each.
+    #[test]
+    fn backlog_takes_the_memory_of_its_room_and_no_more() {
+        let mem = GuestMemory::from_ranges(&[(GuestAddress(0), 0x1_0000)]).unwrap();
+        let (mut backlog, room) = (Backlog::default(), 4096);
+        for len in [100, 4096 - 100] {
+            let range = GuestRange { addr: GuestAddress(0), len: len + 7 };
+            backlog.append(&mem, &[range], 7, room).unwrap();
+        }
+        assert_eq!((backlog.bytes.len(), backlog.bytes.capacity()), (4096, 4096));
     }
 }

@@ -211,7 +211,8 @@ impl Connection {
             }
         }
         self.credit.forward(sent);
-        self.backlog.append(data.mem, &scratch.ranges, sent).map_err(QueueError::Memory)?;
+        let room = self.credit.room();
+        self.backlog.append(data.mem, &scratch.ranges, sent, room).map_err(QueueError::Memory)?;
         self.owed.credit |= self.credit.is_news();
         Ok(Verdict::Keep)
     }

@@ -50,6 +50,11 @@ impl Credit {
         }
     }
 
+    /// How much of the guest's is kept, in bytes.
+    pub(super) fn room(&self) -> u32 {
+        self.room
+    }
+
     /// Takes over what a packet of the guest says.
     pub(super) fn learn(&mut self, buf_alloc: u32, fwd_cnt: u32) {
         self.guest_room = buf_alloc;
