@@ -307,7 +307,7 @@ fn interrupts_stay_until_they_are_acknowledged() {
         let kept = subject.device.read(script, reg::INTERRUPT_STATUS);
         place(script, &contents.clone().available(&[0, 0]));
         subject.kick(script);
-        let second = subject.device.settle(script, &ring, 1);
+        let second = subject.device.settle(script, &ring, 2);
         subject.device.write(script, reg::INTERRUPT_ACK, USED_BUFFER);
         (first, kept, second, subject.device.read(script, reg::INTERRUPT_STATUS))
     };

@@ -179,7 +179,7 @@ fn names_in_the_header_of_an_overlay_are_not_followed() {
     assert!(case.refused().contains("data"), "{}", case.refused());
 }
 
-/// The table of a machine that was killed before its first flush is in use, and counted as free.
+/// B18: the table of a machine that was killed before its first flush is in use, and counted as free.
 #[test]
 fn tables_of_a_killed_machine_are_not_overwritten() {
     let case = Case::new();

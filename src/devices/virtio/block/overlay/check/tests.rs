@@ -73,6 +73,7 @@ impl Places {
     }
 }
 
+/// B18.
 #[test]
 fn headers_that_ask_for_anything_else_are_refused() {
     let sound = Case::sound();
@@ -118,6 +119,7 @@ fn headers_that_ask_for_anything_else_are_refused() {
     }
 }
 
+/// B18.
 #[test]
 fn extensions_that_are_cut_off_or_unknown_are_refused() {
     let sound = Case::sound();
@@ -138,6 +140,7 @@ fn extensions_that_are_cut_off_or_unknown_are_refused() {
     }
 }
 
+/// B18.
 #[test]
 fn tables_that_contradict_themselves_are_refused() {
     let sound = Case::sound();
@@ -171,7 +174,7 @@ fn tables_that_contradict_themselves_are_refused() {
     }
 }
 
-/// Too few, which would have a table overwritten by data; too many; and clusters lost.
+/// B18: too few, which would have a table overwritten by data; too many; and clusters lost.
 #[test]
 fn counts_are_made_anew() {
     let sound = Case::sound();
@@ -191,6 +194,7 @@ fn counts_are_made_anew() {
     }
 }
 
+/// B18.
 #[test]
 fn base_too_large_to_keep_book_of_is_refused() {
     let mut image = Case::sound();
@@ -210,7 +214,7 @@ fn wrong(case: &Case, size: u64) -> Option<String> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
-    /// A machine may be killed at any moment: what it leaves can be used, also without a flush.
+    /// B18: a machine may be killed at any moment: what it leaves can be used, also without a flush.
     #[test]
     fn overlay_is_sound_at_any_moment(
         deeds in prop::collection::vec((0u8..6, 0u64..5, 0u64..2000, 1u64..300, any::<bool>()), 1..40),
