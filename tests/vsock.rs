@@ -37,16 +37,10 @@ fn open_descriptors(machine: &Running) -> usize {
     fs::read_dir(format!("/proc/{}/fd", machine.pid())).unwrap().count()
 }
 
-/// V6, V7, O3, O4: the guest asks for far more connections than there may be, and takes none of the
-/// answers: what the monitor holds is bounded, it does not spin, and a reset frees it all.
-#[test]
-fn flood_of_connections_is_bounded_and_a_reset_frees_it() {
+/// Asks for 6,000 connections, and takes none of the answers.
+fn flood(script: &mut Script) {
     const BATCH: u32 = 250;
     let ring = Ring::at(RING, 256);
-    let mut script = Script::new();
-    VSOCK.works(&mut script);
-    script.pause();
-    let before = script.results() - 1;
     // Ports count up, so that every request is another connection.
     for batch in 0..24 {
         let headers: Vec<u8> =
@@ -56,8 +50,8 @@ fn flood_of_connections_is_bounded_and_a_reset_frees_it() {
             let parts: Vec<Desc> =
                 (0..u64::from(BATCH)).map(|n| Desc::readable(BUFFER + 44 * n, 44)).collect();
             let heads: Vec<u16> = (0..BATCH as u16).collect();
-            place(&mut script, &ring.contents().descriptors(0, &parts).available(&heads));
-            VSOCK.start(&mut script, 0, &ring);
+            place(script, &ring.contents().descriptors(0, &parts).available(&heads));
+            VSOCK.start(script, 0, &ring);
         } else {
             // The same descriptors once more.
             let first = batch * BATCH;
@@ -67,10 +61,21 @@ fn flood_of_connections_is_bounded_and_a_reset_frees_it() {
             }
             script.write(Width::B2, ring.avail + 2, u64::from(first + BATCH));
         }
-        VSOCK.kick(&mut script);
+        VSOCK.kick(script);
         // Once the device does not listen any more this ends by itself.
-        VSOCK.device.settle_briefly(&mut script, &ring, (batch * BATCH + BATCH) as u16);
+        VSOCK.device.settle_briefly(script, &ring, (batch * BATCH + BATCH) as u16);
     }
+}
+
+/// V6, V7, O3, O4: the guest asks for far more connections than there may be, and takes none of the
+/// answers: what the monitor holds is bounded, it does not spin, and a reset frees it all.
+#[test]
+fn flood_of_connections_is_bounded_and_a_reset_frees_it() {
+    let mut script = Script::new();
+    VSOCK.works(&mut script);
+    script.pause();
+    let before = script.results() - 1;
+    flood(&mut script);
     script.pause();
     let flooded = script.results() - 1;
     let works = VSOCK.works(&mut script);
@@ -97,6 +102,40 @@ fn flood_of_connections_is_bounded_and_a_reset_frees_it() {
     let end = machine.finish().expect(0);
     works.expect(&end.stdout, "the flood");
     drop(service);
+}
+
+/// V6: where the host allows few descriptors, the guest's connections leave some to the others.
+#[test]
+fn flood_of_connections_leaves_descriptors_to_the_others() {
+    const LIMIT: usize = 200;
+    let mut script = Script::new();
+    flood(&mut script);
+    script.pause();
+    let flooded = script.results() - 1;
+    let works = VSOCK.works(&mut script);
+    let everything = Everything::new();
+    let service = UnixListener::bind(format!("{}_{PORT}", everything.socket().display())).unwrap();
+    service.set_nonblocking(true).unwrap();
+    let clients = std::thread::spawn({
+        let (service, over) = (service.try_clone().unwrap(), everything.socket());
+        move || {
+            // Until the machine is gone, and its socket with it.
+            let mut clients = Vec::new();
+            while clients.is_empty() || over.exists() {
+                clients.extend(service.accept());
+                std::thread::sleep(std::time::Duration::from_micros(100));
+            }
+        }
+    });
+    let few = ["prlimit".to_owned(), format!("--nofile={LIMIT}"), "--".to_owned()];
+    let mut machine = everything.vmm(&script.then_reset()).by(few).spawn();
+    machine.wait_for_output(flooded);
+    let held = open_descriptors(&machine);
+    assert!((LIMIT / 2..LIMIT * 9 / 10).contains(&held), "{held} descriptors");
+    machine.type_in(b"\n");
+    let end = machine.finish().expect(0);
+    works.expect(&end.stdout, "the flood");
+    clients.join().unwrap();
 }
 
 /// A machine that runs until it is typed at, with its socket at the path returned.

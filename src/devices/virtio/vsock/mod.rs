@@ -52,8 +52,9 @@ const RECEIVE_BUDGET: Budget = Budget { chains: 256, bytes: 1 << 20 };
 const LIMITS: Limits = Limits { sockets: 4096, patience: Duration::from_secs(5) };
 /// Host programs that wait to be accepted.
 const BACKLOG: i32 = 128;
-/// Descriptors the rest of the process may need.
+/// Descriptors the rest of the process may need, where there are plenty and where there are few.
 const OTHER_DESCRIPTORS: u64 = 1024;
+const KEPT_DESCRIPTORS: u64 = 128;
 
 /// Why a socket device cannot be had.
 #[derive(Debug, Error)]
@@ -158,7 +159,11 @@ impl Vsock {
     }
 
     fn with_limits(cid: u32, path: &Path, limits: Limits) -> Result<Self, VsockError> {
-        raise_descriptor_limit(u64::from(limits.sockets) + OTHER_DESCRIPTORS);
+        let descriptors = raise_descriptor_limit(u64::from(limits.sockets) + OTHER_DESCRIPTORS);
+        // A guest that opens all it may leaves some to everything else in the process.
+        let sockets = descriptors.saturating_sub(KEPT_DESCRIPTORS).max(descriptors / 4);
+        let sockets = u16::try_from(sockets).unwrap_or(u16::MAX);
+        let limits = Limits { sockets: limits.sockets.min(sockets), ..limits };
         let listener = Listener::open(path, BACKLOG)?;
         let muxer = Muxer::new(listener, cid.into(), limits).map_err(VsockError::Poller)?;
         Ok(Self {

@@ -22,17 +22,21 @@ pub(super) fn connect(listener: &Path, port: u32) -> Result<OwnedFd, Errno> {
 }
 
 /// Lets this process have as many descriptors as the host allows, but no more than `wanted`
-/// beyond the usual limit.
-pub(super) fn raise_descriptor_limit(wanted: u64) {
+/// beyond the usual limit; tells how many those are.
+pub(super) fn raise_descriptor_limit(wanted: u64) -> u64 {
     let limit = getrlimit(Resource::Nofile);
-    let Some(current) = limit.current else { return };
+    let Some(current) = limit.current else { return u64::MAX };
     let target = current.max(wanted);
     let target = limit.maximum.map_or(target, |most| target.min(most));
-    if target > current
-        && let Err(e) =
-            setrlimit(Resource::Nofile, Rlimit { current: Some(target), maximum: limit.maximum })
-    {
-        warn!("the limit of open files stays at {current}: {e}");
+    if target <= current {
+        return current;
+    }
+    match setrlimit(Resource::Nofile, Rlimit { current: Some(target), maximum: limit.maximum }) {
+        Ok(()) => target,
+        Err(e) => {
+            warn!("the limit of open files stays at {current}: {e}");
+            current
+        }
     }
 }
 
