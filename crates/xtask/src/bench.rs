@@ -3,24 +3,29 @@
 //! Our monitor and QEMU's smallest machine run the same guests in turn, in one run. What is measured
 //! here is described there.
 
+mod aio;
 mod balloon;
 mod block;
 mod boot;
 mod figure;
+mod flow;
 pub(crate) mod guest;
 mod histogram;
 mod idle;
 mod inside;
 mod monitor;
+mod network;
 mod null_guest;
 mod place;
 mod program;
+mod reads;
 mod record;
 mod report;
 mod run;
+mod socket;
 mod stats;
 mod storage;
-mod traffic;
+mod vsock;
 
 use std::fs;
 use std::path::PathBuf;
@@ -69,12 +74,16 @@ enum Group {
     Boot,
     /// Memory of an idle monitor
     Memory,
-    /// Disk and network in a guest
+    /// Disk from the host's page cache
     Io,
     /// Memory a guest gives back
     Balloon,
     /// Disk past the host's page cache, by each way to move data
     Block,
+    /// Network of a guest, by TAP and by passt
+    Net,
+    /// Sockets between guest and host
+    Vsock,
 }
 
 /// What the groups share.
@@ -129,9 +138,11 @@ impl Group {
             Self::Instructions => boot::instruction_figures(),
             Self::Boot => boot::figures(context, records),
             Self::Memory => idle::figures(context, records),
-            Self::Io => traffic::figures(context, records),
+            Self::Io => reads::figures(context, records),
             Self::Balloon => balloon::figures(context, records),
             Self::Block => block::figures(context, records),
+            Self::Net => network::figures(context, records),
+            Self::Vsock => vsock::figures(context, records),
         }
     }
 }

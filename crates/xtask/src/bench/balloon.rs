@@ -21,7 +21,6 @@ use super::monitor::{Disk, Guest, MEMORY_MIB};
 use super::place::{Place, THIS_PROGRAM, VMM};
 use super::record::{Arm, Records};
 use super::run::{Run, interleave};
-use crate::command;
 
 /// Name of the group.
 pub(super) const GROUP: &str = "balloon";
@@ -105,9 +104,8 @@ pub(super) fn figures(context: &Context, records: &mut Records) -> Result<Vec<Fi
 pub(super) fn inside(inside: &mut Inside) -> Result<()> {
     for way in Way::ALL {
         for arm in [Arm::Ours, Arm::Peer] {
-            let line = command::describe(&guest_command(inside, way, arm));
-            let directory = inside.file("").display().to_string();
-            inside.report.command(&way.series(RATE), arm, line.replace(&directory, ""))?;
+            let command = guest_command(inside, way, arm);
+            inside.describe_command(&way.series(RATE), arm, &command)?;
         }
         eprintln!("bench: {} memory, {} guests of each kind", way.name(), inside.runs);
         interleave(inside.runs, &[Arm::Ours, Arm::Peer, Arm::Control], |arm, counts| {
@@ -137,7 +135,7 @@ fn guest_command(inside: &Inside, way: Way, arm: Arm) -> Command {
             way.name()
         )),
         disks: vec![Disk::readonly(inside.file(ROOT))],
-        tap: None,
+        net: None,
     };
     let mut command = guest.command(arm, &inside.file(VMM));
     let size = format!("size={SIZE_MIB}M,deflate-on-oom=off,free-page-reporting=off");

@@ -9,11 +9,11 @@ use super::guest::{self, DONE, MARK};
 use super::inside::Inside;
 use super::monitor::{Disk, Guest, Way};
 use super::place::{Place, THIS_PROGRAM};
+use super::reads::noise;
 use super::record::{Arm, Records};
 use super::run::interleave;
 use super::stats::Summary;
-use super::storage::{ACCESSES, Access};
-use super::traffic::noise;
+use super::storage::{self, ACCESSES, Access};
 
 /// Name of the group.
 pub(super) const GROUP: &str = "block";
@@ -69,7 +69,8 @@ fn of_access(access: Access, records: &Records) -> Result<[Figure; 4]> {
         figure(&ring, (&against_best, Arm::Peer), "io_uring, to QEMU's best", unit)?
             .with_goal(deep.then_some(Goal::RatioAtLeast(1.0))),
         figure(&ring_cost, (&best_cost, Arm::Peer), "CPU of that", seconds)?,
-        figure(&ring, (&waiting, Arm::Ours), "io_uring, to sync", unit)?,
+        figure(&ring, (&waiting, Arm::Ours), "io_uring, to sync", unit)?
+            .with_goal(deep.then_some(Goal::RatioAtLeast(2.0))),
         figure(&ring_cost, (&waiting_cost, Arm::Ours), "CPU of that", seconds)?,
     ])
 }
@@ -92,12 +93,12 @@ pub(super) fn inside(inside: &mut Inside) -> Result<()> {
     rustix::fs::sync();
     let guest = |way| Guest {
         kernel: files.join("minimal"),
-        cmdline: Some(guest::storage_cmdline()),
+        cmdline: Some(guest::cmdline(&format!("{}=1", storage::ROLE))),
         disks: vec![
             Disk::readonly(files.join(ROOT)),
             Disk { way, ..Disk::writable(files.join(DATA)) },
         ],
-        tap: None,
+        net: None,
     };
     for way in [Way::IoUring, Way::Waiting] {
         inside.describe(&format!("{GROUP}, {way:?}"), |_| guest(way))?;

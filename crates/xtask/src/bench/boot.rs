@@ -164,7 +164,7 @@ pub(super) fn guest(directory: &Path, flavour: &str, arm: Arm) -> Guest {
         kernel: directory.join(flavour),
         cmdline: Some(CMDLINE.to_owned()),
         disks: vec![Disk::readonly(directory.join(ROOT))],
-        tap: Some(Link::of(arm).tap.to_owned()),
+        net: Some(Link::of(arm).network()),
     }
 }
 

@@ -1,30 +1,23 @@
-//! The first process of a guest whose disk and network are measured, or its memory.
+//! The first process of a guest that measures something: its disk, network, sockets or memory.
 //!
 //! It is this very program, started by the guest's kernel under the name [`PATH`]. What it finds it
 //! prints on the console, as `bench: name value`.
 
 use std::fs::File;
-use std::io::{ErrorKind, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use rustix::fs::OFlags;
 
-use super::balloon;
 use super::stats::SplitMix;
-use super::storage;
+use super::{balloon, network, storage, vsock};
 
 /// Where the program lies in the guest, and how it knows its role.
 pub(super) const PATH: &str = "/init";
 
-/// The variable that names the host's end of the network; the kernel passes it on from its command
-/// line.
-pub(super) const PEER: &str = "BENCH_PEER";
-
 /// How long each measurement lasts.
-pub(super) const SPAN: Duration = Duration::from_millis(1000);
+const SPAN: Duration = Duration::from_millis(1000);
 
 /// What precedes a finding on the console.
 pub(super) const MARK: &str = "bench:";
@@ -35,9 +28,8 @@ pub(super) const DONE: &str = "bench: done";
 /// The disk that is read.
 pub(super) const DISK: &str = "/dev/vdb";
 
-/// Size of one sequential read and of one network write, in bytes.
+/// Size of one sequential read, in bytes.
 pub(super) const CHUNK: usize = 1 << 20;
-const MESSAGE: usize = 128 << 10;
 
 /// Size of one random read, and the alignment of every buffer, in bytes.
 pub(super) const BLOCK: usize = 4096;
@@ -65,14 +57,17 @@ fn measure() -> Result<()> {
     if std::env::var_os(storage::ROLE).is_some() {
         return storage::measure();
     }
+    if let Ok(host) = std::env::var(network::HOST) {
+        return network::in_guest(&host);
+    }
+    if std::env::var_os(vsock::ROLE).is_some() {
+        return vsock::in_guest();
+    }
     let disk = File::options().read(true).custom_flags(OFlags::DIRECT.bits() as i32).open(DISK);
     let disk = disk.with_context(|| format!("open {DISK}"))?;
     println!("{MARK} sequential {:.3}", sequential(&disk)?);
     println!("{MARK} random {:.3}", random(&disk)?);
-    let peer = std::env::var(PEER).context("no address of the host")?;
-    let peer: SocketAddr = peer.parse().with_context(|| format!("address {peer}"))?;
-    send_to(peer)?;
-    receive_from(peer)
+    Ok(())
 }
 
 /// Reads the disk from its start to its end, again and again; MiB a second.
@@ -109,43 +104,6 @@ pub(super) fn size(mut disk: &File) -> Result<u64> {
     Ok(disk.seek(std::io::SeekFrom::End(0))?)
 }
 
-/// Guest to host: sends for a while and closes; the host counts and times.
-fn send_to(peer: SocketAddr) -> Result<()> {
-    let mut stream = TcpStream::connect(peer).context("connect to the host")?;
-    send(&mut stream)
-}
-
-/// Host to guest: receives to the end and says how much it was; the host times.
-fn receive_from(peer: SocketAddr) -> Result<()> {
-    let mut stream = TcpStream::connect(peer).context("connect to the host")?;
-    let bytes = receive(&mut stream)?;
-    stream.write_all(&bytes.to_le_bytes()).context("report to the host")
-}
-
-/// Sends zeros for [`SPAN`] and ends the stream; the bytes sent.
-pub(super) fn send(stream: &mut TcpStream) -> Result<()> {
-    let message = vec![0; MESSAGE];
-    let start = Instant::now();
-    while start.elapsed() < SPAN {
-        stream.write_all(&message).context("send")?;
-    }
-    stream.shutdown(Shutdown::Write).context("end the stream")
-}
-
-/// Receives to the end of the stream; how many bytes there were.
-pub(super) fn receive(stream: &mut TcpStream) -> Result<u64> {
-    let mut buffer = vec![0; MESSAGE];
-    let mut bytes = 0;
-    loop {
-        match stream.read(&mut buffer) {
-            Ok(0) => return Ok(bytes),
-            Ok(count) => bytes += count as u64,
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(error) => return Err(error).context("receive"),
-        }
-    }
-}
-
 /// A buffer at an address that direct I/O accepts.
 pub(super) struct Aligned {
     room: Vec<u8>,
@@ -165,23 +123,15 @@ impl Aligned {
     }
 }
 
-/// The command line of a kernel whose first process measures the disk alone.
-pub(super) fn storage_cmdline() -> String {
-    format!("console=ttyS0 quiet panic=-1 root=/dev/vda ro init={PATH} {}=1", storage::ROLE)
-}
-
-/// The command line of a kernel whose first process is this program.
-pub(super) fn cmdline(host: &str, guest: &str, port: u16) -> String {
-    format!(
-        "console=ttyS0 quiet panic=-1 root=/dev/vda ro init={PATH} \
-         ip={guest}::{host}:255.255.255.0::eth0:off {PEER}={host}:{port}"
-    )
+/// The command line of a kernel whose first process is this program, with `more` words: they say what
+/// it is to do.
+pub(super) fn cmdline(more: &str) -> String {
+    let line = format!("console=ttyS0 quiet panic=-1 root=/dev/vda ro init={PATH} {more}");
+    line.trim_end().to_owned()
 }
 
 #[cfg(test)]
 mod tests {
-    use std::net::TcpListener;
-
     use super::*;
 
     #[test]
@@ -198,16 +148,5 @@ mod tests {
         let disk = File::open(disk.path()).unwrap();
         assert!(sequential(&disk).unwrap() > 0.0);
         assert!(random(&disk).unwrap() > 0.0);
-    }
-
-    #[test]
-    fn what_is_sent_is_counted() {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let peer = listener.local_addr().unwrap();
-        let sender = std::thread::spawn(move || send_to(peer));
-        let mut stream = listener.accept().unwrap().0;
-        let bytes = receive(&mut stream).unwrap();
-        sender.join().unwrap().unwrap();
-        assert!(bytes > 0 && bytes.is_multiple_of(MESSAGE as u64));
     }
 }

@@ -84,7 +84,7 @@ pub(super) fn inside_null(inside: &mut Inside) -> Result<()> {
         kernel: kernel.clone(),
         cmdline: None,
         disks: vec![Disk::writable(disk.clone())],
-        tap: Some(Link::of(arm).tap.to_owned()),
+        net: Some(Link::of(arm).network()),
     };
     measure(inside, NULL, guest, |run| run.first_byte().map(drop))
 }

@@ -6,11 +6,11 @@ use std::process::Command;
 
 use anyhow::{Result, bail};
 
-use super::monitor::Guest;
+use super::monitor::{Guest, Network};
 use super::place::VMM;
 use super::record::{Arm, Recorder};
 use super::run::{self, Run, ms};
-use super::{balloon, block, boot, idle, null_guest, traffic};
+use super::{balloon, block, boot, idle, network, null_guest, reads, vsock};
 use crate::command;
 
 /// Arguments of the hidden subcommand.
@@ -47,7 +47,10 @@ pub(crate) fn run(arguments: InsideArgs) -> Result<()> {
         idle::LINUX => idle::inside_linux(&mut inside),
         idle::NULL => idle::inside_null(&mut inside),
         block::GROUP => block::inside(&mut inside),
-        traffic::GROUP => traffic::inside(&mut inside),
+        reads::GROUP => reads::inside(&mut inside),
+        network::GROUP => network::inside(&mut inside),
+        vsock::GROUP => vsock::inside(&mut inside),
+        vsock::PLAIN => vsock::plain_guest(&inside),
         balloon::GROUP => balloon::inside(&mut inside),
         _ => bail!("no measurements named {group}"),
     }
@@ -72,12 +75,24 @@ impl Inside {
     /// # Errors
     /// Nobody reads the report.
     pub(super) fn describe(&mut self, series: &str, guest: impl Fn(Arm) -> Guest) -> Result<()> {
-        for arm in [Arm::Ours, Arm::Peer] {
-            let line = command::describe(&guest(arm).command(arm, &self.file(VMM)));
-            let directory = format!("{}/", self.directory.display());
-            self.report.command(series, arm, line.replace(&directory, ""))?;
-        }
-        Ok(())
+        [Arm::Ours, Arm::Peer].into_iter().try_for_each(|arm| {
+            self.describe_command(series, arm, &guest(arm).command(arm, &self.file(VMM)))
+        })
+    }
+
+    /// Reports a command line of `series`, without our directory.
+    ///
+    /// # Errors
+    /// Nobody reads the report.
+    pub(super) fn describe_command(
+        &mut self,
+        series: &str,
+        arm: Arm,
+        command: &Command,
+    ) -> Result<()> {
+        let directory = format!("{}/", self.directory.display());
+        let line = command::describe(command).replace(&directory, "");
+        self.report.command(series, arm, line)
     }
 
     /// Takes one sample of the control.
@@ -112,6 +127,11 @@ pub(super) struct Link {
 }
 
 impl Link {
+    /// What is behind the guest's interface.
+    pub(super) fn network(&self) -> Network {
+        Network::Tap(self.tap.to_owned())
+    }
+
     /// The link of a monitor: each has its own, so that what one leaves on it is not the other's.
     pub(super) fn of(arm: Arm) -> Self {
         match arm {
@@ -127,11 +147,26 @@ impl Link {
     pub(super) fn make_all() -> Result<()> {
         for arm in [Arm::Ours, Arm::Peer] {
             let Self { tap, host, .. } = Self::of(arm);
-            let ip = |line: String| command::run(Command::new("ip").args(line.split(' ')));
-            ip(format!("tuntap add dev {tap} mode tap vnet_hdr"))?;
-            ip(format!("address add {host}/24 dev {tap}"))?;
-            ip(format!("link set dev {tap} up"))?;
+            make(tap, host)?;
         }
         Ok(())
     }
+}
+
+/// Makes a TAP interface on which the host has the address `host`.
+///
+/// # Errors
+/// As [`Link::make_all`].
+pub(super) fn make(tap: &str, host: &str) -> Result<()> {
+    ip(&format!("tuntap add dev {tap} mode tap vnet_hdr"))?;
+    ip(&format!("address add {host}/24 dev {tap}"))?;
+    ip(&format!("link set dev {tap} up"))
+}
+
+/// Runs ip(8).
+///
+/// # Errors
+/// It fails.
+pub(super) fn ip(line: &str) -> Result<()> {
+    command::run(Command::new("ip").args(line.split(' ')))
 }

@@ -20,8 +20,38 @@ pub(super) struct Guest {
     pub(super) cmdline: Option<String>,
     /// Disks, in order, each opened read-only or not.
     pub(super) disks: Vec<Disk>,
-    /// The TAP interface behind its network interface.
-    pub(super) tap: Option<String>,
+    /// What is behind its network interface.
+    pub(super) net: Option<Network>,
+}
+
+/// What is behind a network interface.
+#[derive(Clone, Debug)]
+pub(super) enum Network {
+    /// A TAP interface.
+    Tap(String),
+    /// The same, its frames moved by the host's kernel; of QEMU alone.
+    Vhost(String),
+    /// passt, for a guest with this address and this gateway; of ours alone.
+    User { guest: &'static str, gateway: &'static str },
+}
+
+impl Network {
+    fn vmm(&self) -> String {
+        match self {
+            Self::Tap(tap) | Self::Vhost(tap) => format!("tap={tap}"),
+            Self::User { guest, gateway } => format!("user,ip={guest}/24,gateway={gateway}"),
+        }
+    }
+
+    fn qemu(&self) -> String {
+        match self {
+            Self::Tap(tap) => format!("tap,id=net,ifname={tap},script=no,downscript=no"),
+            Self::Vhost(tap) => {
+                format!("tap,id=net,ifname={tap},script=no,downscript=no,vhost=on")
+            }
+            Self::User { .. } => "user,id=net".to_owned(),
+        }
+    }
 }
 
 /// A raw disk image.
@@ -101,8 +131,8 @@ impl Guest {
             let readonly = if disk.readonly { ",readonly=on" } else { "" };
             words.pair("--disk", joined(&["path=", &text(&disk.path), readonly, disk.way.vmm()]));
         }
-        if let Some(tap) = &self.tap {
-            words.pair("--net", format!("tap={tap}"));
+        if let Some(net) = &self.net {
+            words.pair("--net", net.vmm());
         }
         words.0
     }
@@ -136,8 +166,8 @@ impl Guest {
             words.pair("-drive", joined(&[&id, &file, readonly, disk.way.qemu()]));
             words.pair("-device", format!("virtio-blk-device,drive=disk{index}"));
         }
-        if let Some(tap) = &self.tap {
-            words.pair("-netdev", format!("tap,id=net,ifname={tap},script=no,downscript=no"));
+        if let Some(net) = &self.net {
+            words.pair("-netdev", net.qemu());
             words.pair("-device", "virtio-net-device,netdev=net");
         }
         if self.cmdline.is_some() {
@@ -177,7 +207,7 @@ mod tests {
             kernel: "k".into(),
             cmdline: None,
             disks: vec![Disk::readonly("a,b".into())],
-            tap: Some("tap0".into()),
+            net: Some(Network::Tap("tap0".to_owned())),
         }
     }
 
@@ -202,6 +232,18 @@ mod tests {
         let line = |arm| command::describe(&guest.command(arm, Path::new("vmm")));
         assert!(line(Arm::Ours).contains("path=d,engine=io_uring,direct=on"));
         assert!(line(Arm::Peer).contains("file=d,aio=io_uring,cache.direct=on"));
+    }
+
+    #[test]
+    fn networks_are_told_to_each() {
+        let line = |net, arm| {
+            let guest = Guest { net: Some(net), ..guest() };
+            command::describe(&guest.command(arm, Path::new("vmm")))
+        };
+        let vhost = line(Network::Vhost("tap0".to_owned()), Arm::Peer);
+        assert!(vhost.contains("ifname=tap0") && vhost.contains("vhost=on"), "{vhost}");
+        let user = line(Network::User { guest: "10.0.3.2", gateway: "10.0.3.1" }, Arm::Ours);
+        assert!(user.contains("--net user,ip=10.0.3.2/24,gateway=10.0.3.1"), "{user}");
     }
 
     #[test]

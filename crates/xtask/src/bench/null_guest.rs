@@ -65,13 +65,13 @@ pub(super) fn inside(inside: &mut Inside) -> Result<()> {
         kernel: inside.file("null"),
         cmdline: None,
         disks: vec![],
-        tap: None,
+        net: None,
     };
     let without = bare(inside);
     let disk = Disk::writable(inside.file("disk"));
     let with = |arm| Guest {
         disks: vec![disk.clone()],
-        tap: Some(Link::of(arm).tap.to_owned()),
+        net: Some(Link::of(arm).network()),
         ..without.clone()
     };
     inside.describe(BARE_EXIT, |_| without.clone())?;

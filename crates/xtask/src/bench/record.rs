@@ -81,6 +81,11 @@ impl Records {
         self.commands.iter().map(|((series, arm), line)| (series.as_str(), *arm, line.as_str()))
     }
 
+    /// Adds one sample.
+    pub(super) fn take(&mut self, series: &str, arm: Arm, value: f64) {
+        self.samples.entry((series.to_owned(), arm)).or_default().push(value);
+    }
+
     /// Adds what `other` holds.
     pub(super) fn merge(&mut self, other: Self) {
         for (key, mut samples) in other.samples {
@@ -94,7 +99,7 @@ impl Records {
             .with_context(|| format!("read the report: {}", String::from_utf8_lossy(line)))?;
         match record {
             Record::Sample { series, arm, value } => {
-                self.samples.entry((series, arm)).or_default().push(value);
+                self.take(&series, arm, value);
             }
             Record::Command { series, arm, line } => {
                 self.commands.insert((series, arm), line);

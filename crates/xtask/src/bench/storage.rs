@@ -2,18 +2,20 @@
 
 use std::fs::File;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, ensure};
 use rustix::fs::OFlags;
 
-use super::guest::{Aligned, BLOCK, CHUNK, DISK, MARK, SPAN, size};
+use super::aio;
+use super::guest::{Aligned, BLOCK, CHUNK, DISK, MARK, size};
 use super::stats::SplitMix;
 
 /// The variable that asks for this; the kernel passes it on from its command line.
 pub(super) const ROLE: &str = "BENCH_BLOCK";
+
+/// How long each takes.
+const SPAN: Duration = Duration::from_millis(500);
 
 /// A kind of access.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,10 +28,10 @@ pub(super) struct Access {
     /// Bytes at a time; random places unless it is [`CHUNK`].
     pub(super) length: usize,
     /// How many at a time.
-    pub(super) depth: u64,
+    pub(super) depth: usize,
 }
 
-const fn random(name: &'static str, title: &'static str, write: bool, depth: u64) -> Access {
+const fn random(name: &'static str, title: &'static str, write: bool, depth: usize) -> Access {
     Access { name, title, write, length: BLOCK, depth }
 }
 
@@ -66,46 +68,34 @@ pub(super) fn measure() -> Result<()> {
 }
 
 impl Access {
-    /// Does as many as [`SPAN`] holds, each of `depth` threads one at a time; tells how many.
+    /// Does as many as [`SPAN`] holds, `depth` at a time; tells how many.
     fn perform(self, disk: &File, start: Instant) -> Result<u64> {
         let places = size(disk)? / self.length as u64;
         ensure!(places > 0, "{DISK} is too small");
-        let count = AtomicU64::new(0);
-        thread::scope(|scope| {
-            let workers: Vec<_> = (0..self.depth)
-                .map(|seed| {
-                    let count = &count;
-                    scope.spawn(move || self.work(disk, (places, seed), start, count))
-                })
-                .collect();
-            let mut ended = workers.into_iter().map(|worker| worker.join());
-            ended.try_for_each(|result| result.map_err(|_| anyhow!("a worker died"))?)
-        })?;
-        Ok(count.into_inner())
+        let (mut random, mut number) = (SplitMix(1), 0);
+        let next = || {
+            let place = if self.length == CHUNK { number } else { random.next() };
+            number += 1;
+            (start.elapsed() < SPAN).then(|| place % places * self.length as u64)
+        };
+        let done = match self.depth {
+            1 => self.one_by_one(disk, next),
+            depth => aio::perform(disk, self.write, (self.length, depth), next),
+        };
+        done.context(self.name)
     }
 
-    fn work(
-        self,
-        disk: &File,
-        (places, seed): (u64, u64),
-        start: Instant,
-        count: &AtomicU64,
-    ) -> Result<()> {
+    fn one_by_one(self, disk: &File, mut next: impl FnMut() -> Option<u64>) -> Result<u64> {
         let mut buffer = Aligned::new(self.length);
-        let mut random = SplitMix(seed + 1);
-        let mut next = 0;
-        while start.elapsed() < SPAN {
-            let place = if self.length == CHUNK { next % places } else { random.next() % places };
-            next += 1;
-            let offset = place * self.length as u64;
+        let mut count = 0;
+        while let Some(offset) = next() {
             match self.write {
-                true => disk.write_all_at(buffer.bytes(), offset),
-                false => disk.read_exact_at(buffer.bytes(), offset),
+                true => disk.write_all_at(buffer.bytes(), offset)?,
+                false => disk.read_exact_at(buffer.bytes(), offset)?,
             }
-            .with_context(|| self.name)?;
-            count.fetch_add(1, Ordering::Relaxed);
+            count += 1;
         }
-        Ok(())
+        Ok(count)
     }
 }
 
@@ -119,7 +109,10 @@ mod tests {
         file.as_file().set_len(4 << 20).unwrap();
         let disk = File::options().read(true).write(true).open(file.path()).unwrap();
         for access in ACCESSES {
-            assert!(access.perform(&disk, Instant::now()).unwrap() >= access.depth, "{access:?}");
+            assert!(
+                access.perform(&disk, Instant::now()).unwrap() >= access.depth as u64,
+                "{access:?}"
+            );
         }
         assert_eq!(size(&disk).unwrap(), 4 << 20, "it grew");
     }

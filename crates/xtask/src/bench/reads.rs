@@ -1,17 +1,12 @@
-//! Disk and network of a guest: reads of a virtio disk, TCP over TAP both ways.
+//! Reads of a virtio disk whose image lies in the host's page cache.
 
-use std::io::Read;
-use std::net::TcpListener;
-use std::thread;
-use std::time::Instant;
-
-use anyhow::{Context as _, Result, anyhow, ensure};
+use anyhow::{Context as _, Result, ensure};
 
 use super::Context;
 use super::boot::{ROOT, add_linux};
 use super::figure::{Figure, Goal, Unit};
 use super::guest::{self, DONE, MARK};
-use super::inside::{Inside, Link};
+use super::inside::Inside;
 use super::monitor::{Disk, Guest};
 use super::place::{Place, THIS_PROGRAM};
 use super::record::{Arm, Records};
@@ -22,7 +17,6 @@ use super::stats::SplitMix;
 pub(super) const GROUP: &str = "io";
 
 const RUNS: usize = 10;
-const PORT: u16 = 5001;
 
 /// The file of the disk that is read, and its size in bytes.
 const DATA: &str = "data";
@@ -30,8 +24,6 @@ const DATA_SIZE: usize = 64 << 20;
 
 const SEQUENTIAL: &str = "sequential read";
 const RANDOM: &str = "random read";
-const UP: &str = "TCP guest to host";
-const DOWN: &str = "TCP host to guest";
 
 /// Measures and returns the figures.
 ///
@@ -50,8 +42,6 @@ pub(super) fn figures(context: &Context, records: &mut Records) -> Result<Vec<Fi
     Ok(vec![
         figure(SEQUENTIAL, "disk: sequential read in the guest, 1 MiB", Unit::MibPerSecond)?,
         figure(RANDOM, "disk: random read in the guest, 4 KiB", Unit::PerSecond)?,
-        figure(UP, "TCP over TAP: guest to host", Unit::MibPerSecond)?,
-        figure(DOWN, "TCP over TAP: host to guest", Unit::MibPerSecond)?,
     ])
 }
 
@@ -60,63 +50,37 @@ pub(super) fn figures(context: &Context, records: &mut Records) -> Result<Vec<Fi
 /// # Errors
 /// A run failed.
 pub(super) fn inside(inside: &mut Inside) -> Result<()> {
-    Link::make_all()?;
     let files = inside.file("");
     std::fs::write(files.join(DATA), noise(DATA_SIZE)).context("write the disk to be read")?;
-    let guest = |arm| {
-        let Link { tap, host, guest } = Link::of(arm);
-        let disk = |name| Disk::readonly(files.join(name));
-        Guest {
-            kernel: files.join("minimal"),
-            cmdline: Some(guest::cmdline(host, guest, PORT)),
-            disks: vec![disk(ROOT), disk(DATA)],
-            tap: Some(tap.to_owned()),
-        }
+    let disk = |name| Disk::readonly(files.join(name));
+    let guest = Guest {
+        kernel: files.join("minimal"),
+        cmdline: Some(guest::cmdline("")),
+        disks: vec![disk(ROOT), disk(DATA)],
+        net: None,
     };
-    inside.describe(GROUP, guest)?;
-    eprintln!("bench: disk and network, {} guests of each kind", inside.runs);
+    inside.describe(GROUP, |_| guest.clone())?;
+    eprintln!("bench: disk from the page cache, {} guests of each kind", inside.runs);
     interleave(inside.runs, &[Arm::Ours, Arm::Peer, Arm::Control], |arm, counts| {
         if arm == Arm::Control {
             return inside.control(GROUP, counts);
         }
-        for (series, value) in visit(inside, arm, &guest(arm))? {
+        for (series, value) in visit(inside, arm, &guest)? {
             inside.sample(series, arm, value, counts)?;
         }
         Ok(())
     })
 }
 
-/// One guest: what it found, and what we found.
-fn visit(inside: &Inside, arm: Arm, guest: &Guest) -> Result<[(&'static str, f64); 4]> {
-    let listener = TcpListener::bind((Link::of(arm).host, PORT)).context("listen for the guest")?;
+/// One guest: what it found.
+fn visit(inside: &Inside, arm: Arm, guest: &Guest) -> Result<[(&'static str, f64); 2]> {
     let mut run = inside.start(arm, guest)?;
     let sequential = finding(&run.wait_for(MARK)?.0, "sequential")?;
     let random = finding(&run.wait_for(MARK)?.0, "random")?;
-    let network = thread::spawn(move || both_ways(&listener));
     let (last, _) = run.wait_for(MARK)?;
     ensure!(last == DONE, "the guest reported: {last}");
-    let (up, down) =
-        network.join().map_err(|_| anyhow!("the host's end of the network died"))??;
     run.kill()?;
-    Ok([(SEQUENTIAL, sequential), (RANDOM, random), (UP, up), (DOWN, down)])
-}
-
-/// The host's end of both directions; MiB a second each.
-fn both_ways(listener: &TcpListener) -> Result<(f64, f64)> {
-    let mut stream = listener.accept().context("wait for the guest")?.0;
-    let start = Instant::now();
-    let bytes = guest::receive(&mut stream)?;
-    let up = rate(bytes, start);
-    let mut stream = listener.accept().context("wait for the guest")?.0;
-    let start = Instant::now();
-    guest::send(&mut stream)?;
-    let mut count = [0; 8];
-    stream.read_exact(&mut count).context("wait for what the guest received")?;
-    Ok((up, rate(u64::from_le_bytes(count), start)))
-}
-
-fn rate(bytes: u64, start: Instant) -> f64 {
-    bytes as f64 / f64::from(1 << 20) / start.elapsed().as_secs_f64()
+    Ok([(SEQUENTIAL, sequential), (RANDOM, random)])
 }
 
 /// The value in a line `bench: name value`.
