@@ -5,7 +5,7 @@ use std::io::Write;
 use std::os::unix::fs::MetadataExt;
 use std::process::Command;
 
-use crate::guest::{Guest, run_words, signal, wait, wait_for};
+use crate::guest::{Guest, artifact, copy_sparse, run_words, signal, wait, wait_for};
 
 const MIB: u64 = 1 << 20;
 
@@ -179,6 +179,40 @@ fn trimmed_file_system_gives_space_back_to_the_host() {
         let check = Command::new("e2fsck").args(["-f", "-n"]).arg(&image).output().expect("e2fsck");
         assert!(check.status.success(), "{way}: {}", String::from_utf8_lossy(&check.stdout));
     }
+}
+
+/// A guest boots from a base that others may share, and writes to its overlay: the base keeps every byte,
+/// and what was written is there at the next boot, in a file system without a fault.
+#[test]
+fn overlay_keeps_what_the_guest_wrote_and_the_base_stays_as_it_was() {
+    let files = tempfile::tempdir().expect("temporary directory");
+    let [base, overlay, merged] =
+        ["base.ext4", "overlay.qcow2", "merged.ext4"].map(|name| files.path().join(name));
+    copy_sparse(&artifact("rootfs/busybox.ext4"), &base);
+    let before = fs::read(&base).expect("read");
+    let boot = |script: &str| {
+        let disk = format!("path={},overlay={}", base.display(), overlay.display());
+        let guest = Guest::bare("kernels/minimal/vmlinux").args("--disk").arg(disk);
+        guest.append("root=/dev/vda rw").succeed(script)
+    };
+    let first = boot(
+        "for i in $(seq 100); do echo $i > /root/f$i; done; rm /root/f1?; echo changed >> /etc/passwd\n\
+         head -c 5000000 /dev/urandom > /root/data; sha256sum /root/data; sync",
+    );
+    let sum = first.lines().find(|line| line.ends_with("/root/data")).expect("a sum");
+    let second = boot("sha256sum /root/data; ls /root | grep -c '^f'; tail -n 1 /etc/passwd");
+    assert!(second.contains(sum), "{sum} not in {second}");
+    assert!(second.contains("\n90\nchanged\n"), "{second}");
+    assert!(before == fs::read(&base).expect("read"), "the base changed");
+    succeed(Command::new("qemu-img").arg("check").arg(&overlay));
+    succeed(Command::new("qemu-img").args(["convert", "-O", "raw"]).arg(&overlay).arg(&merged));
+    succeed(Command::new("e2fsck").args(["-f", "-n"]).arg(&merged));
+}
+
+/// Runs a program of the host that must succeed.
+fn succeed(command: &mut Command) {
+    let output = command.output().expect("a program of the host");
+    assert!(output.status.success(), "{command:?}: {output:#?}");
 }
 
 #[test]
