@@ -30,6 +30,9 @@ const PORT: u16 = 5001;
 /// need not exist.
 const UPLINK: (&str, &str) = ("uplink", "192.0.2.1");
 const ROUTER: &str = "192.0.2.254";
+/// On a busy machine a stream by the passt of Debian 12 is reset now and then: such a guest is not
+/// counted, and another is started, so many at most.
+const PASST_VISITS: u32 = 4;
 /// The guest's end of passt.
 const USER: Network = Network::User { guest: "10.0.3.2", gateway: "10.0.3.1" };
 
@@ -155,16 +158,25 @@ pub(super) fn inside(inside: &mut Inside) -> Result<()> {
         if way == Way::Control {
             return inside.control(GROUP, counts);
         }
-        let here = Address::Tcp(format!("{}:{PORT}", way.host()).parse()?).listen()?;
-        let mut run = inside.start(way.arm(), &guest(way))?;
-        let values = flow::at_host(&mut run, &FLOWS, End { here: Some(here), there: None });
-        let values = values.with_context(|| format!("{way:?}"))?;
-        run.kill()?;
-        for (flow, value) in FLOWS.into_iter().zip(values) {
+        for (flow, value) in FLOWS.into_iter().zip(visit(inside, way, &guest(way))?) {
             inside.sample(&way.series(flow), way.arm(), value, counts)?;
         }
         Ok(())
     })
+}
+
+/// One guest: what each flow came to.
+fn visit(inside: &Inside, way: Way, guest: &Guest) -> Result<Vec<f64>> {
+    let mut left = if way == Way::Passt { PASST_VISITS } else { 1 };
+    loop {
+        left -= 1;
+        let here = Address::Tcp(format!("{}:{PORT}", way.host()).parse()?).listen()?;
+        let mut run = inside.start(way.arm(), guest)?;
+        match flow::at_host(&mut run, &FLOWS, End { here: Some(here), there: None }) {
+            Err(error) if left > 0 => eprintln!("bench: {way:?}, once more: {error:#}"),
+            values => return values.with_context(|| format!("{way:?}")),
+        }
+    }
 }
 
 /// What the guest does, where `host` is the host's end.
