@@ -211,6 +211,23 @@ fn wrong(case: &Case, size: u64) -> Option<String> {
     found.err().map(|unfit| unfit.to_string())
 }
 
+/// B18: a cluster that has just become free is used for a new table at once, and the machine is killed.
+#[test]
+fn table_in_place_of_discarded_data_is_not_data_too() {
+    const REGION: u64 = 512 << 20;
+    let case = Case::new();
+    File::options().write(true).open(case.path("base")).unwrap().set_len(3 * REGION).unwrap();
+    let mut disk = case.disk();
+    disk.write(&mut [IoSlice::new(&[1; 4 << 16])], 0).unwrap();
+    disk.flush().unwrap();
+    disk.discard(0, 2 << 16).unwrap();
+    disk.write(&mut [IoSlice::new(&[2; 512])], REGION).unwrap();
+    assert_eq!(wrong(&case, 3 * REGION), None);
+    disk.write_zeroes(2 << 16, 2 << 16, Zeroes::Unmap).unwrap();
+    disk.discard(2 * REGION - (1 << 16), 2 << 16).unwrap();
+    assert_eq!(wrong(&case, 3 * REGION), None);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
