@@ -229,7 +229,7 @@ fn table_in_place_of_discarded_data_is_not_data_too() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(48))]
+    #![proptest_config(ProptestConfig::with_cases(24))]
 
     /// B18: a machine may be killed at any moment: what it leaves can be used, also without a flush.
     #[test]
