@@ -2,6 +2,8 @@
 
 #![deny(clippy::as_conversions, clippy::indexing_slicing)]
 
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 #[cfg(test)]
 mod tests;
 

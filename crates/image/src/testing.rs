@@ -1,6 +1,11 @@
 //! For tests: archives of any sort, and a reader of the images that are made from them.
 
-#![allow(clippy::as_conversions, reason = "the numbers of tests are small")]
+#![allow(
+    clippy::as_conversions,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test fails by a panic, and its numbers are small"
+)]
 
 use std::collections::BTreeMap;
 use std::fs::File;
