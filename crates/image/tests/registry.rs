@@ -32,12 +32,17 @@ impl Drop for Registry {
 
 impl Registry {
     fn start(place: &Place, login: bool) -> Self {
+        Self::configured(place, login, "")
+    }
+
+    /// With `more` below the key `http`.
+    fn configured(place: &Place, login: bool, more: &str) -> Self {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         drop(listener);
         let root = place.path("registry");
         let mut config = format!(
-            "version: 0.1\nlog: {{level: error, accesslog: {{disabled: true}}}}\nstorage:\n  filesystem: {{rootdirectory: {}}}\nhttp: {{addr: \"127.0.0.1:{port}\"}}\n",
+            "version: 0.1\nlog: {{level: error, accesslog: {{disabled: true}}}}\nstorage:\n  filesystem: {{rootdirectory: {}}}\nhttp:\n  addr: \"127.0.0.1:{port}\"\n{more}\n",
             root.display()
         );
         if login {
@@ -207,4 +212,39 @@ fn registry_of_another_host_has_to_be_encrypted() {
     assert!(error.starts_with(&format!("registry {host}.invalid:")), "{error}");
     let localhost = format!("localhost:{}/app", registry.port);
     place.pull(&[&localhost, "--plain-http"]);
+}
+
+/// I16: a registry of this host that speaks TLS is spoken to in TLS, and has to be who it says.
+#[test]
+fn certificate_of_a_registry_has_to_be_trusted() {
+    let place = Place::new();
+    let [certificate, key] = ["certificate.pem", "key.pem"].map(|name| place.path(name));
+    let made = Command::new("openssl")
+        .args([
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:prime256v1",
+            "-nodes",
+        ])
+        .args(["-days", "2", "-subj", "/CN=registry", "-addext", "subjectAltName=IP:127.0.0.1"])
+        .args(["-addext", "basicConstraints=critical,CA:FALSE", "-keyout"])
+        .arg(&key)
+        .arg("-out")
+        .arg(&certificate)
+        .output()
+        .expect("openssl");
+    assert!(made.status.success(), "{}", told(&made));
+    let tls = format!("  tls: {{certificate: {}, key: {}}}", certificate.display(), key.display());
+    let registry = Registry::configured(&place, false, &tls);
+    let name = registry.name("app");
+    let error = place.refused(&[&name]);
+    assert!(error.contains("cannot be trusted") && error.contains("UnknownIssuer"), "{error}");
+    let trusting = place.command(&[&name]).env("SSL_CERT_FILE", &certificate).output().unwrap();
+    assert!(told(&trusting).contains("has no image"), "{}", told(&trusting));
+    let elsewhere = format!("localhost:{}/app", registry.port);
+    let wrong = place.command(&[&elsewhere]).env("SSL_CERT_FILE", &certificate).output().unwrap();
+    assert!(told(&wrong).contains("not valid for name"), "{}", told(&wrong));
 }

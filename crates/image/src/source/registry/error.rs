@@ -13,6 +13,14 @@ pub enum RegistryError {
         /// What happened.
         why: String,
     },
+    /// It is not known to be who it says.
+    #[error("registry {host} cannot be trusted: {why}")]
+    Certificate {
+        /// The host.
+        host: String,
+        /// What is wrong with its certificate.
+        why: String,
+    },
     /// The connection broke in the middle of something.
     #[error("the registry's answer broke off: {0}")]
     Body(#[source] io::Error),
@@ -74,6 +82,9 @@ impl RegistryError {
             Self::TooMany(_) => "try again later, or log in",
             Self::Connection { why, .. } if why.contains("InvalidContentType") => {
                 "it may speak plain HTTP, which --plain-http allows: anybody on the way can read along"
+            }
+            Self::Certificate { .. } => {
+                "SSL_CERT_FILE may name a file with the certificates to trust, as the system's own is one"
             }
             Self::Certificates(_) => "install ca-certificates, or set SSL_CERT_FILE",
             _ => return None,

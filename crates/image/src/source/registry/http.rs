@@ -203,10 +203,26 @@ fn failure(host: &str, error: &ureq::Error) -> RegistryError {
             let why = "there is no host of this name, or names cannot be looked up".to_owned();
             RegistryError::Connection { host: host.to_owned(), why }
         }
+        error if is_certificate(error) => {
+            let why = error.to_string().chars().filter(|c| !c.is_control()).take(300).collect();
+            RegistryError::Certificate { host: host.to_owned(), why }
+        }
         error => {
             let why = error.to_string().chars().filter(|c| !c.is_control()).take(300).collect();
             RegistryError::Connection { host: host.to_owned(), why }
         }
+    }
+}
+
+/// Whether the server does speak TLS, but is not who it says.
+fn is_certificate(error: &ureq::Error) -> bool {
+    let of_tls = |error: &rustls::Error| matches!(error, rustls::Error::InvalidCertificate(_));
+    match error {
+        ureq::Error::Rustls(error) => of_tls(error),
+        ureq::Error::Io(error) => {
+            error.get_ref().and_then(|inner| inner.downcast_ref()).is_some_and(of_tls)
+        }
+        _ => false,
     }
 }
 

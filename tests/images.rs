@@ -1,0 +1,186 @@
+//! `vmm pull`, `vmm images`, `vmm rmi`, `vmm system`: what a user sees of the store.
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test says what it expects"
+)]
+
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use std::sync::Once;
+
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+use tempfile::TempDir;
+
+/// `vmm`, with the program `vmm-image` beside it, in a directory and a store of its own.
+fn vmm(dir: &TempDir, args: &[&str]) -> Output {
+    static BUILT: Once = Once::new();
+    BUILT.call_once(|| {
+        let mut build = Command::new(env!("CARGO"));
+        build.args(["build", "--quiet", "--package", "vmm-image"]);
+        build.current_dir(env!("CARGO_MANIFEST_DIR"));
+        assert!(build.status().expect("cargo").success());
+    });
+    let mut command = Command::new(env!("CARGO_BIN_EXE_vmm"));
+    command.current_dir(dir).args(args).env("VMM_DATA", dir.path().join("data"));
+    command.stdin(Stdio::null()).output().expect("vmm runs")
+}
+
+fn stdout(dir: &TempDir, args: &[&str]) -> String {
+    let output = vmm(dir, args);
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(
+        output.status.success(),
+        "{args:?}: {text} {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    text
+}
+
+/// Runs what fails, and returns its error and hint.
+fn refused(dir: &TempDir, args: &[&str]) -> (String, String) {
+    let output = vmm(dir, args);
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(125), "{args:?}: {stderr}");
+    assert!(!stderr.contains('\u{1b}'), "{args:?}: {stderr}");
+    let line = |start: &str| {
+        let found = stderr.lines().find_map(|line| line.strip_prefix(start));
+        found.unwrap_or_default().to_owned()
+    };
+    let error = line("vmm: ");
+    assert!(!error.is_empty(), "{args:?}: {stderr}");
+    (error, line("hint: "))
+}
+
+fn blob(layout: &Path, media_type: &str, bytes: &[u8]) -> Value {
+    let hex: String = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+    let blobs = layout.join("blobs/sha256");
+    std::fs::create_dir_all(&blobs).unwrap();
+    std::fs::write(blobs.join(&hex), bytes).unwrap();
+    json!({"mediaType": media_type, "digest": format!("sha256:{hex}"), "size": bytes.len()})
+}
+
+/// A directory with a layout `images`, in which the image `tag` has one file.
+fn place(tag: &str) -> TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    let layout = dir.path().join("images");
+    let layer =
+        blob(&layout, "application/vnd.oci.image.layer.v1.tar", &tar("hello", tag.as_bytes()));
+    let config = json!({
+        "os": "linux", "architecture": "amd64", "created": "2024-01-31T12:00:00Z",
+        "config": {"Cmd": ["/hello"], "Labels": {"\u{1b}[2J": "x"}},
+        "rootfs": {"type": "layers", "diff_ids": [layer["digest"]]},
+    });
+    let config =
+        blob(&layout, "application/vnd.oci.image.config.v1+json", config.to_string().as_bytes());
+    let kind = "application/vnd.oci.image.manifest.v1+json";
+    let manifest =
+        json!({"schemaVersion": 2, "mediaType": kind, "config": config, "layers": [layer]});
+    let mut entry = blob(&layout, kind, manifest.to_string().as_bytes());
+    entry["annotations"] = json!({"org.opencontainers.image.ref.name": tag});
+    let index = json!({"schemaVersion": 2, "manifests": [entry]});
+    std::fs::write(layout.join("index.json"), index.to_string()).unwrap();
+    std::fs::write(layout.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#).unwrap();
+    dir
+}
+
+/// A tar archive of one file.
+fn tar(name: &str, bytes: &[u8]) -> Vec<u8> {
+    let mut header = [0_u8; 512];
+    header[..name.len()].copy_from_slice(name.as_bytes());
+    header[100..108].copy_from_slice(b"0000755\0");
+    header[108..116].copy_from_slice(b"0000000\0");
+    header[116..124].copy_from_slice(b"0000000\0");
+    header[124..136].copy_from_slice(format!("{:011o}\0", bytes.len()).as_bytes());
+    header[136..148].copy_from_slice(b"00000000000\0");
+    header[148..156].copy_from_slice(b"        ");
+    header[156] = b'0';
+    header[257..265].copy_from_slice(b"ustar\x0000");
+    let sum: u32 = header.iter().map(|byte| u32::from(*byte)).sum();
+    header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+    let mut archive = header.to_vec();
+    archive.extend(bytes);
+    archive.resize(archive.len().next_multiple_of(512) + 1024, 0);
+    archive
+}
+
+#[test]
+fn image_is_pulled_listed_and_removed() {
+    let dir = place("v1");
+    assert_eq!(stdout(&dir, &["images"]).lines().count(), 1, "only the head");
+    let id = stdout(&dir, &["pull", "oci:images:v1", "--name", "app:1", "--name", "other"]);
+    let id = id.trim();
+    assert!(id.starts_with("sha256:") && id.len() == 71, "{id}");
+
+    let table = stdout(&dir, &["images"]);
+    let lines: Vec<_> = table.lines().collect();
+    let words = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+    assert_eq!(words(lines[0]), ["REPOSITORY", "TAG", "IMAGE", "ID", "CREATED", "SIZE"]);
+    assert_eq!(lines.len(), 4, "{table}");
+    let app = words(lines.iter().find(|line| line.starts_with("app ")).unwrap());
+    assert_eq!(app[1..3], ["1", &id[7..19]]);
+    assert!(table.contains("years ago") && !table.contains('\u{1b}'), "{table}");
+    assert_eq!(stdout(&dir, &["images", "-q", "other"]), format!("{}\n", &id[7..19]));
+    assert_eq!(stdout(&dir, &["images", "-q", "app"]), format!("{}\n", &id[7..19]));
+    assert_eq!(stdout(&dir, &["images", "-q", "app:2"]), "");
+
+    let list: Value = serde_json::from_str(&stdout(&dir, &["images", "--format", "json"])).unwrap();
+    assert_eq!(list[0]["id"], json!(id));
+    assert_eq!(list[0]["config"]["cmd"], json!(["/hello"]));
+    assert_eq!(list[0]["created"], json!(1_706_702_400));
+
+    assert_eq!(stdout(&dir, &["rmi", "app:1"]), "untagged: app:1\n");
+    let (error, hint) = refused(&dir, &["rmi", &id[7..19]]);
+    assert!(error.contains("has several names") && hint.contains("--force"), "{error} {hint}");
+    let removed = stdout(&dir, &["rmi", "--force", &id[7..19]]);
+    assert!(removed.ends_with(&format!("deleted: {id}\n")), "{removed}");
+    assert_eq!(stdout(&dir, &["images", "-q"]), "");
+}
+
+#[test]
+fn space_is_shown_and_given_back() {
+    let dir = place("v1");
+    stdout(&dir, &["pull", "-q", "oci:images", "--name", "app"]);
+    std::fs::write(dir.path().join("data/images/tmp/left"), [1; 100_000]).unwrap();
+    let usage: Value =
+        serde_json::from_str(&stdout(&dir, &["system", "df", "--format", "json"])).unwrap();
+    assert_eq!(usage["images"]["count"], json!(1));
+    assert!(usage["unfinished"]["bytes"].as_u64().unwrap() >= 100_000, "{usage}");
+    assert!(stdout(&dir, &["system", "df"]).contains("RECLAIMABLE"));
+    // Nobody has agreed.
+    stdout(&dir, &["system", "prune"]);
+    assert!(dir.path().join("data/images/tmp/left").exists());
+    assert!(stdout(&dir, &["system", "prune", "--force"]).contains("reclaimed: "));
+    assert!(!dir.path().join("data/images/tmp/left").exists());
+    assert_eq!(stdout(&dir, &["images", "-q"]).lines().count(), 1);
+    assert!(stdout(&dir, &["system", "prune", "--force", "--all"]).starts_with("deleted: sha256:"));
+    assert_eq!(stdout(&dir, &["images", "-q"]), "");
+}
+
+/// A9: every name that is none, and every image that is not here, is one clear line with status 125.
+#[test]
+fn images_that_cannot_be_are_one_clear_line() {
+    let dir = place("v1");
+    let long = "a".repeat(300);
+    for (args, sign) in [
+        (["pull", "../x"], "no host of a registry"),
+        (["pull", "UPPER"], "no name of an image"),
+        (["pull", "a:\u{1b}[2J"], "no tag"),
+        (["pull", "\u{e9}"], "no name of an image"),
+        (["pull", &long], "longer than 255"),
+        (["pull", "oci:missing"], "No such file"),
+        (["pull", "oci:images:v2"], "has no image `v2`"),
+        (["rmi", "missing"], "no image `missing`"),
+        (["rmi", "../x"], "no host of a registry"),
+        (["images", "a b"], "no name of an image"),
+    ] {
+        let (error, _) = refused(&dir, &args);
+        assert!(error.contains(sign), "{args:?}: {error}");
+    }
+    let (_, hint) = refused(&dir, &["rmi", "missing"]);
+    assert!(hint.contains("vmm images"), "{hint}");
+    assert_eq!(vmm(&dir, &["pull", "-rf"]).status.code(), Some(2));
+    assert_eq!(stdout(&dir, &["images", "-q"]), "");
+}
