@@ -42,7 +42,8 @@ pub(super) fn monitor_arguments(container: &Container) -> Vec<OsString> {
     line.flag("--initrd", &spec.sources.initrd);
     line.flag("--console", "off");
     // The agent sets the addresses; the kernel would wait for the network first.
-    line.flag("--append", "ip=off");
+    // Nor is there a use for the interface that a built-in driver makes.
+    line.flag("--append", "ip=off dummy.numdummies=0");
     line.flag("--cpus", spec.cpus.count().to_string());
     line.flag("--memory", MemorySize::from_bytes(guest_memory(spec.memory.0)).to_string());
     line.keys("--disk", &[("path", spec.sources.rootfs.as_os_str()), ("readonly", "on".as_ref())]);

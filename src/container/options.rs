@@ -107,9 +107,10 @@ pub struct RunOptions {
     #[arg(long, value_name = "DIR[:OPTIONS]", help_heading = "Machine")]
     pub tmpfs: Vec<Tmpfs>,
 
-    /// How the container reaches the network: none, user (by passt) or tap=NAME
-    #[arg(long, value_name = "HOW", default_value = "user", help_heading = "Network")]
-    pub network: Network,
+    /// How the container reaches the network: none, user (by passt) or tap=NAME [default: user, where
+    /// the host has a network]
+    #[arg(long, value_name = "HOW", help_heading = "Network")]
+    pub network: Option<Network>,
 
     /// Offer a port of the container on this host; repeatable
     #[arg(short, long, value_name = "[IP:]PORT:PORT[/udp]", help_heading = "Network")]

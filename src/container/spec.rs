@@ -93,17 +93,18 @@ impl Spec {
         let id = Id::random().map_err(ContainerError::Random)?;
         let name = options.name.clone().unwrap_or_else(|| Name::from(&id));
         let hostname = options.hostname.clone().unwrap_or_else(|| Name::from(&id));
+        let network = options.network.clone().unwrap_or(Network::None);
         let stop_signal = config.stop_signal.as_deref().and_then(|text| text.parse().ok());
         let labels = options.label.iter().map(|Label(name, value)| (name.clone(), value.clone()));
         Ok(Self {
             created: Timestamp::now(),
             sources,
-            setup: setup(options, hostname.as_str()),
+            setup: setup(options, &network, hostname.as_str()),
             start: start(options, config, hostname.as_str())?,
             cpus: options.cpus,
             memory: options.memory,
             storage: options.storage,
-            network: options.network.clone(),
+            network,
             publish: options.publish.iter().map(|port| port.0).collect(),
             stop_signal: options.stop_signal.or(stop_signal).unwrap_or(Signal::TERM),
             stop_timeout: options.stop_timeout,
@@ -123,13 +124,13 @@ impl Spec {
     }
 }
 
-fn setup(options: &RunOptions, hostname: &str) -> Setup {
-    let user = options.network == Network::User;
+fn setup(options: &RunOptions, network: &Network, hostname: &str) -> Setup {
+    let user = *network == Network::User;
     let own: Option<IpAddr> = user.then_some(USER_ADDRESS.into());
     Setup {
         hostname: hostname.to_owned(),
         hosts: hosts_file(hostname, own, &options.add_host),
-        resolv_conf: resolv_conf(&options.network, &options.dns),
+        resolv_conf: resolv_conf(network, &options.dns),
         network: user.then(|| Addresses {
             addresses: vec![Address { ip: USER_ADDRESS.into(), prefix: USER_PREFIX }],
             gateways: vec![USER_GATEWAY.into()],

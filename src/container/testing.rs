@@ -30,6 +30,6 @@ pub(super) fn sources() -> Sources {
 
 /// A container of this name.
 pub(super) fn spec(name: &str) -> Spec {
-    let options = options(&["--name", name, "busybox", "true"]);
+    let options = options(&["--name", name, "--network", "user", "busybox", "true"]);
     Spec::new(&options, &ImageConfig::default(), sources()).expect("a command")
 }

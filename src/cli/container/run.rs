@@ -58,13 +58,39 @@ fn check(options: &mut RunOptions) -> anyhow::Result<()> {
         // Harmless together, as in docker: the input is simply empty.
         options.interactive = false;
     }
-    if !options.publish.is_empty() && options.network != Network::User {
+    if options.network.is_none() {
+        options.network = Some(usual_network(options));
+    }
+    if !options.publish.is_empty() && options.network != Some(Network::User) {
         bail!("-p needs --network user, which offers the ports");
     }
     if options.tty && options.interactive && !options.detach && !isatty(stdin()) {
         bail!("-t needs a terminal, and standard input is none; leave -t out");
     }
     Ok(())
+}
+
+/// The network of a container whose user asked for nothing but maybe ports.
+fn usual_network(options: &RunOptions) -> Network {
+    if !options.publish.is_empty() || has_default_route() {
+        return Network::User;
+    }
+    report::note("the container has no network: this host has none to share");
+    Network::None
+}
+
+/// Whether the host knows a way to everywhere (proc(5), /proc/net/route and ipv6_route), without which
+/// passt does not start.
+fn has_default_route() -> bool {
+    let has = |file: &str, is_default: fn(&[&str]) -> bool| {
+        let text = std::fs::read_to_string(file).unwrap_or_default();
+        text.lines().any(|line| is_default(&line.split_whitespace().collect::<Vec<_>>()))
+    };
+    has("/proc/net/route", |words| matches!(words, [_, "00000000", ..]))
+        || has(
+            "/proc/net/ipv6_route",
+            |words| matches!(words, [to, "00", .., device] if to.bytes().all(|b| b == b'0') && *device != "lo"),
+        )
 }
 
 fn image(store: &Store, options: &RunOptions) -> anyhow::Result<ImageRecord> {

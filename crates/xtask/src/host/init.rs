@@ -7,6 +7,7 @@ mod job;
 
 use std::fs::{self, File};
 use std::io::ErrorKind;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -102,12 +103,29 @@ fn settle_in() -> Result<()> {
     fs::create_dir_all(ARTIFACTS)?;
     mount_if_present(ARTIFACTS_DISK, ARTIFACTS, MountFlags::RDONLY)?;
     mount_if_present(STORE_DISK, STORE, MountFlags::NOATIME)?;
+    install_kernel()?;
     rustix::system::sethostname(b"vmm-host")?;
     let lo = std::process::Command::new("/sbin/ip").args(["link", "set", "lo", "up"]).status()?;
     if !lo.success() {
         bail!("cannot bring up the loopback interface: ip ended with {lo}");
     }
     Ok(())
+}
+
+/// Puts the kernel for containers where a package would.
+fn install_kernel() -> Result<()> {
+    const INSTALLED: &str = "/usr/local/lib/vmm/vmlinux-container";
+    let built = Path::new(ARTIFACTS).join("kernels/container/vmlinux");
+    if !built.exists() {
+        return Ok(());
+    }
+    fs::create_dir_all("/usr/local/lib/vmm")?;
+    match symlink(built, INSTALLED) {
+        Err(e) if e.kind() != ErrorKind::AlreadyExists => {
+            Err(e).with_context(|| format!("make {INSTALLED}"))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn mount_if_present(disk: &str, target: &str, flags: MountFlags) -> Result<()> {
