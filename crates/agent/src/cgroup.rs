@@ -15,7 +15,7 @@ pub(crate) const MOUNT: &str = "/cgroup";
 const GROUP: &str = "/cgroup/container";
 
 /// What is limited or counted. Kernels without one of them do without it.
-const CONTROLLERS: [&str; 5] = ["+memory", "+pids", "+cpu", "+io", "+cpuset"];
+const CONTROLLERS: [&str; 4] = ["+memory", "+pids", "+cpu", "+io"];
 
 /// The container's control group.
 #[derive(Debug)]
