@@ -57,7 +57,7 @@ fn kernels_and_root_filesystems_are_offered_read_only() {
 
 #[test]
 fn fresh_programs_are_first_on_the_path() {
-    for program in ["vmm", "vmm-agent"] {
+    for program in ["vmm", "vmm-agent", "vmm-image"] {
         let search = format!("command -v {program}");
         let output = Command::new("sh").args(["-c", &search]).output().unwrap();
         let found = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -77,6 +77,15 @@ fn images_are_offered_in_every_form() {
         let path = Path::new("/srv/vmm/images").join(archive);
         assert!(path.metadata().is_ok_and(|file| file.len() > 0), "{}", path.display());
     }
+}
+
+#[test]
+fn store_of_images_was_filled_before_and_can_be_written() {
+    let names = fs::read_to_string("/var/lib/vmm/images/names.json").unwrap();
+    for name in ["busybox", "debian", "python", "nginx"] {
+        assert!(names.contains(&format!("/{name}:latest\"")), "{names}");
+    }
+    fs::write("/var/lib/vmm/written", "by a container").unwrap();
 }
 
 /// The peers that container semantics are compared with run an image unpacked by umoci.

@@ -78,12 +78,14 @@ impl Layout {
         self.umoci(&["config"], &options)
     }
 
-    /// Removes the manifests and configurations that led here.
+    /// Removes the manifests and configurations that led here, and lets everyone read the rest.
     ///
     /// # Errors
     /// umoci fails.
     pub(crate) fn finish(self) -> Result<()> {
-        command::run(Command::new("umoci").args(["gc", "--layout"]).arg(&self.path))
+        command::run(Command::new("umoci").args(["gc", "--layout"]).arg(&self.path))?;
+        // The emulated host has users other than root, and umoci writes blobs for their owner alone.
+        command::run(Command::new("chmod").args(["--recursive", "a+rX"]).arg(&self.path))
     }
 
     fn umoci(&self, subcommand: &[&str], arguments: &[&str]) -> Result<()> {

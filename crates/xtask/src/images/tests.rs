@@ -101,6 +101,7 @@ fn every_layout_has_one_image_whose_blobs_are_what_they_are_called() {
         for line in String::from_utf8(sums.unwrap()).unwrap().lines() {
             let (sum, file) = line.split_once("  ").unwrap();
             assert_eq!(sum, file, "{name}");
+            assert_eq!(blobs.join(file).metadata().unwrap().mode() & 0o444, 0o444, "{name}");
         }
     }
 }
