@@ -119,7 +119,10 @@ fn artifact(path: &str, source: PathBuf) -> Artifact {
 }
 
 /// The file `source`, or all files below it in the order of their names.
-fn files(path: &str, source: PathBuf) -> Result<Vec<Artifact>> {
+///
+/// # Errors
+/// A directory cannot be read.
+pub(crate) fn files(path: &str, source: PathBuf) -> Result<Vec<Artifact>> {
     if !source.is_dir() {
         return Ok(vec![artifact(path, source)]);
     }
