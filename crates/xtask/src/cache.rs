@@ -16,7 +16,7 @@ use sha2::{Digest, Sha256};
 const UNUSED: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// The same for entries that are large, soon rebuilt, and replaced with every build of ours.
-const SHORT_LIVED: Duration = Duration::from_secs(2 * 3600);
+const SHORT_LIVED: Duration = Duration::from_secs(1800);
 
 /// The inputs of an entry. Order matters; lengths are hashed, so inputs cannot run together.
 #[derive(Clone, Default)]
