@@ -5,9 +5,12 @@
 
 use std::num::Wrapping;
 
-/// Bytes of the guest that are kept for a host program that does not read them, per connection.
-pub(super) const BUF_ALLOC: u32 = 64 << 10;
-/// The same for connections that are made while there are many, so that all together keep little.
+/// Bytes of the guest that are kept for a host program that does not read them, per connection: a few
+/// packets of the largest size that Linux sends, so that it does not wait for credit after each.
+pub(super) const BUF_ALLOC: u32 = 256 << 10;
+/// The same for connections that are made while there are several, and many, so that all together keep
+/// little.
+pub(super) const SHARED_BUF_ALLOC: u32 = 64 << 10;
 pub(super) const CROWDED_BUF_ALLOC: u32 = 4 << 10;
 
 /// The credit of one connection.

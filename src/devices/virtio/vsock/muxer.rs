@@ -12,7 +12,7 @@ use tracing::debug;
 use super::VsockCounters;
 use super::backlog::Backlog;
 use super::connection::{Connection, Data, Produced, Scratch, Verdict};
-use super::credit::{BUF_ALLOC, CROWDED_BUF_ALLOC};
+use super::credit::{BUF_ALLOC, CROWDED_BUF_ALLOC, SHARED_BUF_ALLOC};
 use super::handshake::Handshake;
 use super::packet::{ANY_PORT, HEADER_LEN, HOST_CID, Header, STREAM, op};
 use super::poller::{FIRST_LOOSE, Key, Poller, Token};
@@ -45,8 +45,10 @@ pub(super) enum Loose {
     Leaving { socket: OwnedFd, backlog: Backlog },
 }
 
-/// With so many sockets a new connection keeps less: 128 of 64 KiB and the rest of 4 KiB are 24 MiB.
-pub(super) const CROWD: usize = 128;
+/// With so many sockets a new connection keeps less: 16 of 256 KiB, 64 of 64 KiB and the rest of 4 KiB
+/// are 24 MiB.
+const SEVERAL: usize = 16;
+const CROWD: usize = 80;
 
 /// The connections.
 #[derive(Debug)]
@@ -71,9 +73,10 @@ pub(super) struct Muxer {
 impl Muxer {
     /// What the next connection keeps of the guest: little when there are many already.
     fn room(&self) -> u32 {
-        match self.connections.len() + self.loose.len() < CROWD {
-            true => BUF_ALLOC,
-            false => CROWDED_BUF_ALLOC,
+        match self.connections.len() + self.loose.len() {
+            ..SEVERAL => BUF_ALLOC,
+            SEVERAL..CROWD => SHARED_BUF_ALLOC,
+            _ => CROWDED_BUF_ALLOC,
         }
     }
 

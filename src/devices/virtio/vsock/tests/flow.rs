@@ -88,12 +88,12 @@ fn data_beyond_the_credit_end_the_connection() {
         machine.assert_reset("beyond");
         // What was accepted and not passed on yet is lost with the connection.
         let got = read_now(&mut stream);
-        assert!(sent.starts_with(&got) && sent.len() - got.len() <= 64 << 10);
+        assert!(sent.starts_with(&got) && sent.len() - got.len() <= 256 << 10);
         assert!(is_lost(&mut stream));
     }
     let mut machine = Machine::new();
     let _stream = machine.connected();
-    machine.send(header(op::RW), &vec![0; (64 << 10) + 1]);
+    machine.send(header(op::RW), &vec![0; (256 << 10) + 1]);
     machine.assert_reset("more at once than there ever is");
 }
 
@@ -131,7 +131,7 @@ fn guest_that_asks_is_told_its_credit() {
     assert_eq!((update.op, update.buf_alloc, update.fwd_cnt), (op::CREDIT_UPDATE, BUF_ALLOC, 100));
 }
 
-/// V10: a program that never reads costs 64 KiB here, and the guest waits.
+/// V10: a program that never reads costs 256 KiB here, and the guest waits.
 #[test]
 fn host_program_that_never_reads_holds_the_guest_back() {
     let mut machine = Machine::new();
@@ -142,7 +142,7 @@ fn host_program_that_never_reads_holds_the_guest_back() {
         sent += part.len();
         assert!(sent < 1 << 20);
     }
-    assert!(sent > 64 << 10);
+    assert!(sent > 256 << 10);
     assert_eq!(machine.driver.run_backend(), 0, "no spin");
     // Others are not held back.
     assert!(machine.works());

@@ -27,7 +27,7 @@ fn guest_program_reaches_the_service_of_its_port() {
     assert_eq!(packets[0].1, b"welcome");
     let sent = packets[0].0;
     assert_eq!((sent.op, sent.src_port, sent.dst_port), (op::RW, SERVED, PORT));
-    assert_eq!((sent.buf_alloc, sent.fwd_cnt), (64 << 10, 5));
+    assert_eq!((sent.buf_alloc, sent.fwd_cnt), (256 << 10, 5));
     assert_eq!(machine.counters.connections.get(), 1);
 }
 
