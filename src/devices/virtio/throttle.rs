@@ -76,9 +76,14 @@ impl Throttle {
         Ok(())
     }
 
+    /// Whether there is any limit.
+    pub fn is_limited(&self) -> bool {
+        self.limited.load(Ordering::Relaxed)
+    }
+
     /// Whether an operation may begin. If not, [`Throttle::timer`] becomes ready when it may.
     pub fn may_begin(&self) -> bool {
-        if !self.limited.load(Ordering::Relaxed) {
+        if !self.is_limited() {
             return true;
         }
         let mut state = lock(&self.state);
@@ -93,7 +98,7 @@ impl Throttle {
 
     /// Charges one operation of `bytes`.
     pub fn charge(&self, bytes: u64) {
-        if self.limited.load(Ordering::Relaxed) {
+        if self.is_limited() {
             let mut state = lock(&self.state);
             let now = state.start.elapsed();
             state.limiter.charge(bytes, now);
@@ -107,7 +112,7 @@ impl Throttle {
 
     /// The descriptor to wait for, while something waits.
     pub fn timer(&self) -> Option<RawFd> {
-        if !self.limited.load(Ordering::Relaxed) {
+        if !self.is_limited() {
             return None;
         }
         let state = lock(&self.state);

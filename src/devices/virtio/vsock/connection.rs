@@ -9,6 +9,7 @@ use rustix::io::{Errno, readv, retry_on_intr};
 use rustix::net::{SendAncillaryBuffer, SendFlags, Shutdown, sendmsg, shutdown as shutdown_socket};
 
 use super::backlog::Backlog;
+use super::buffers::Buffers;
 use super::credit::Credit;
 use super::packet::{HEADER_LEN, Header, ends, op};
 use super::poller::Readiness;
@@ -278,15 +279,15 @@ impl Connection {
         self.owed.shutdown |= self.host_ends() & !self.told_ends != 0;
     }
 
-    /// Makes the next packet for the guest, with its data in the writable part of `chain`, which
-    /// is longer than a header. The answer to the last packet of all is given up at `deadline`.
+    /// Makes the next packet for the guest, or several of data that have all but their lengths in
+    /// common: those lie in `buffers`, behind room for the headers. The answer to the last packet of all is given up at `deadline`.
     ///
     /// # Errors
     /// Guest memory that cannot be written, which a checked chain rules out.
     pub(super) fn produce(
         &mut self,
         mem: &GuestMemory,
-        chain: &Chain,
+        buffers: &Buffers,
         scratch: &mut Scratch,
         deadline: impl FnOnce() -> Instant,
     ) -> Result<Produced, QueueError> {
@@ -298,7 +299,7 @@ impl Connection {
             return packet(op::RESPONSE, 0, 0);
         }
         if self.can_read() {
-            match self.read(mem, chain, scratch)? {
+            match self.read(mem, buffers, scratch)? {
                 Ok(0) => {
                     self.drained = true;
                     self.note_ends();
@@ -324,15 +325,19 @@ impl Connection {
         Ok(Produced::Nothing)
     }
 
-    /// Reads from the host program straight into the guest's buffer, behind the header.
+    /// Reads from the host program straight into the guest's buffers, behind the headers.
     fn read(
         &self,
         mem: &GuestMemory,
-        chain: &Chain,
+        buffers: &Buffers,
         scratch: &mut Scratch,
     ) -> Result<Result<u32, Errno>, QueueError> {
         scratch.ranges.clear();
-        window(chain.writable(), HEADER_LEN, self.credit.available(), &mut scratch.ranges);
+        let mut left = self.credit.available();
+        for chain in buffers.held() {
+            window(chain.writable(), HEADER_LEN, left, &mut scratch.ranges);
+            left = left.saturating_sub(chain.writable_len().saturating_sub(HEADER_LEN));
+        }
         let mut list = recycle_mut(take(&mut scratch.to_guest));
         push_io_slices_mut(mem, &scratch.ranges, &mut list).map_err(QueueError::Memory)?;
         let result = retry_on_intr(|| readv(&self.socket, &mut list));

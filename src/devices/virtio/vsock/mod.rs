@@ -6,6 +6,7 @@
 //! the host reaches the socket that has `_P` after the device's path.
 
 mod backlog;
+mod buffers;
 mod connection;
 mod credit;
 mod handshake;
@@ -29,12 +30,13 @@ use super::chain::Chain;
 use super::device::{
     Activation, BackendFd, Progress, RING_FEATURES, VirtioDevice, read_config_bytes,
 };
-use super::iovec::{read_ranges, write_ranges};
+use super::iovec::read_ranges;
 use super::queue::{Queue, QueueError};
 use super::throttle::Throttle;
 use crate::listener::{ListenError, Listener};
 use crate::memory::GuestMemory;
 use crate::metrics::{Counters, counters};
+use buffers::Buffers;
 use connection::Data;
 use muxer::{Limits, Muxer, packet_len};
 use packet::{HEADER_LEN, Header};
@@ -97,54 +99,13 @@ counters! {
     }
 }
 
-/// The buffer of the guest that takes the next packet.
-#[derive(Debug, Default)]
-struct Buffer {
-    chain: Chain,
-    held: bool,
-}
-
-impl Buffer {
-    /// Takes a buffer unless one is held; false when the driver must give more first.
-    fn take(&mut self, queue: &mut Queue, mem: &GuestMemory) -> Result<bool, QueueError> {
-        while !self.held {
-            if queue.pop(mem, &mut self.chain)? {
-                if self.chain.readable_len() > 0 {
-                    return Err(QueueError::Device("receive buffer is not writable"));
-                }
-                if self.chain.writable_len() <= HEADER_LEN {
-                    return Err(QueueError::Device("receive buffer has no room behind a header"));
-                }
-                self.held = true;
-            } else if queue.enable_kicks(mem)? {
-                queue.disable_kicks(mem)?;
-            } else {
-                return Ok(false);
-            }
-        }
-        Ok(true)
-    }
-
-    /// Uses it for the packet `header`, whose data lie in it already.
-    fn fill(
-        &mut self,
-        queue: &mut Queue,
-        mem: &GuestMemory,
-        header: &Header,
-    ) -> Result<(), QueueError> {
-        write_ranges(mem, self.chain.writable(), 0, &header.bytes()).map_err(QueueError::Memory)?;
-        self.held = false;
-        queue.stage_used(mem, self.chain.head(), packet_len(header.len))
-    }
-}
-
 /// A socket device.
 pub struct Vsock {
     muxer: Muxer,
     counters: Arc<VsockCounters>,
     config: [u8; 8],
     active: Option<Activation>,
-    buffer: Buffer,
+    buffers: Buffers,
     chain: Chain,
 }
 
@@ -171,7 +132,7 @@ impl Vsock {
             muxer,
             config: u64::from(cid).to_le_bytes(),
             active: None,
-            buffer: Buffer::default(),
+            buffers: Buffers::default(),
             chain: Chain::default(),
         })
     }
@@ -201,9 +162,9 @@ impl Vsock {
     fn receive(&mut self) -> Result<Progress, QueueError> {
         let Some(active) = &mut self.active else { return Ok(Progress::Idle) };
         let Some(queue) = active.queues.get_mut(RX) else { return Ok(Progress::Idle) };
-        let (mem, muxer, buffer) = (&active.mem, &mut self.muxer, &mut self.buffer);
+        let (mem, muxer, buffers) = (&active.mem, &mut self.muxer, &mut self.buffers);
         let throttle = &*active.throttles.receive;
-        let result = receive(queue, mem, muxer, buffer, throttle);
+        let result = receive(queue, mem, muxer, buffers, throttle);
         show(queue, mem, &active.signal)?;
         result
     }
@@ -228,21 +189,27 @@ fn receive(
     queue: &mut Queue,
     mem: &GuestMemory,
     muxer: &mut Muxer,
-    buffer: &mut Buffer,
+    buffers: &mut Buffers,
     throttle: &Throttle,
 ) -> Result<Progress, QueueError> {
     let mut budget = RECEIVE_BUDGET;
     queue.disable_kicks(mem)?;
     // Refused, the transport kicks the queue when it is time.
-    while buffer.take(queue, mem)? && muxer.has_packet() && throttle.may_begin() {
-        let mut moved = 0;
-        if let Some(header) = muxer.produce(mem, &buffer.chain)? {
-            buffer.fill(queue, mem, &header)?;
-            muxer.counters.rx_packets.inc();
-            moved = packet_len(header.len);
-            throttle.charge(header.len.into());
+    while buffers.take(queue, mem)? && muxer.has_packet() && throttle.may_begin() {
+        // A limit counts every packet before the next one is made, and those in line take turns.
+        if muxer.one_is_ready() && !throttle.is_limited() {
+            buffers.gather(queue, mem)?;
         }
-        if !budget.spend(moved.into()) {
+        let mut more = true;
+        match muxer.produce(mem, buffers)? {
+            None => more = budget.spend(0),
+            Some(header) => buffers.fill(queue, mem, &header, |len| {
+                muxer.counters.rx_packets.inc();
+                throttle.charge(len.into());
+                more &= budget.spend(packet_len(len).into());
+            })?,
+        }
+        if !more {
             return Ok(Progress::More);
         }
     }
@@ -273,10 +240,7 @@ impl VirtioDevice for Vsock {
 
     fn deactivate(&mut self) -> Option<Vec<Queue>> {
         let mut queues = self.active.take()?.queues;
-        if let Some(queue) = queues.get_mut(RX) {
-            queue.unpop(self.buffer.held.into());
-        }
-        self.buffer.held = false;
+        self.buffers.give_back(queues.get_mut(RX));
         self.muxer.reset();
         Some(queues)
     }

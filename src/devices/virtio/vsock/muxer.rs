@@ -11,13 +11,13 @@ use tracing::debug;
 
 use super::VsockCounters;
 use super::backlog::Backlog;
+use super::buffers::Buffers;
 use super::connection::{Connection, Data, Produced, Scratch, Verdict};
 use super::credit::{BUF_ALLOC, CROWDED_BUF_ALLOC, SHARED_BUF_ALLOC};
 use super::handshake::Handshake;
 use super::packet::{ANY_PORT, HEADER_LEN, HOST_CID, Header, STREAM, op};
 use super::poller::{FIRST_LOOSE, Key, Poller, Token};
 use super::unix::connect;
-use crate::devices::virtio::chain::Chain;
 use crate::devices::virtio::queue::QueueError;
 use crate::listener::Listener;
 use crate::memory::GuestMemory;
@@ -300,15 +300,20 @@ impl Muxer {
         !self.resets.is_empty() || !self.ready.is_empty()
     }
 
-    /// Makes a packet for the guest: its data lie in `chain` already, behind the header returned.
-    /// `None` when there is none after all: one connection less is in line then.
+    /// Whether one connection alone is in line: nobody waits when it gets much at once.
+    pub(super) fn one_is_ready(&self) -> bool {
+        self.ready.len() == 1
+    }
+
+    /// Makes packets for the guest: their data lie in `buffers` already, each behind room for its header,
+    /// and what is returned is the header of all of them together. `None` when there is none after all: one connection less is in line then.
     ///
     /// # Errors
     /// Guest memory that cannot be written, which a checked chain rules out.
     pub(super) fn produce(
         &mut self,
         mem: &GuestMemory,
-        chain: &Chain,
+        buffers: &Buffers,
     ) -> Result<Option<Header>, QueueError> {
         if let Some(reset) = self.resets.pop_front() {
             return Ok(Some(reset));
@@ -321,7 +326,7 @@ impl Muxer {
             poller.arm(patience / 4);
             Instant::now() + patience
         };
-        let produced = connection.produce(mem, chain, &mut self.scratch, deadline)?;
+        let produced = connection.produce(mem, buffers, &mut self.scratch, deadline)?;
         let (op, flags, len) = match produced {
             Produced::Packet { op, flags, len } => (op, flags, len),
             Produced::Nothing => return Ok(None),

@@ -68,6 +68,46 @@ fn receive_buffers_without_room_break_the_device_until_reset() {
     }
 }
 
+/// Q7, Q9.
+#[test]
+fn receive_buffer_given_twice_while_held_breaks_the_device_until_reset() {
+    let mut machine = Machine::stingy();
+    machine.post();
+    let mut stream = machine.connected();
+    let head = machine.driver.next_head(RX);
+    machine.post();
+    machine.driver.offer(RX, head);
+    machine.driver.kick(RX);
+    stream.write_all(&[1; 9000]).unwrap();
+    machine.driver.run_backend();
+    assert!(machine.driver.needs_reset());
+    machine.generous = true;
+    machine.start();
+    assert!(machine.works());
+}
+
+/// What is read at once for many buffers comes as whole packets that tell the same credit; buffers that
+/// it did not reach are there for the next.
+#[test]
+fn data_for_many_small_buffers_are_as_many_packets() {
+    let mut machine = Machine::new();
+    let mut stream = machine.connected();
+    machine.send(header(op::RW), &[0; 7]);
+    for lens in [40_000, 1, ROOM - HEADER_LEN, ROOM - HEADER_LEN + 1] {
+        let sent: Vec<u8> = (0..lens).map(|n| (n % 251).to_le_bytes()[0]).collect();
+        stream.write_all(&sent).unwrap();
+        let packets = machine.packets();
+        let most = ROOM - HEADER_LEN;
+        assert_eq!(packets.len(), usize::try_from(lens.div_ceil(most)).unwrap());
+        assert!(packets.iter().all(|(header, _)| (header.op, header.fwd_cnt) == (op::RW, 7)));
+        let (last, whole) = packets.split_last().unwrap();
+        assert!(whole.iter().all(|(header, _)| header.len == most));
+        assert_eq!(last.0.len, (lens - 1) % most + 1);
+        let got: Vec<u8> = packets.into_iter().flat_map(|(_, data)| data).collect();
+        assert!(got == sent, "{lens}");
+    }
+}
+
 #[test]
 fn receive_buffers_of_any_shape_take_data_behind_a_header() {
     for lens in [vec![45], vec![44, 1], vec![1; 45], vec![40, 5000], vec![3, 41, 2, 10]] {
