@@ -112,6 +112,7 @@ fn further_processes_are_as_docker_has_them() {
     machine.shut_down();
 }
 
+/// V12: also what is beyond the credit.
 #[test]
 fn streams_are_whole_and_end_with_their_process() {
     let (machine, _first) = Machine::asleep(setup());
@@ -165,9 +166,12 @@ fn streams_are_whole_and_end_with_their_process() {
 
 #[test]
 fn terminals_are_terminals() {
-    let (machine, _first) = Machine::asleep(setup());
+    let machine = Machine::start(setup());
     let size = TerminalSize { rows: 30, columns: 100 };
     let start = |command: &str| Start { terminal: Some(size), ..shell(command) };
+    let console = "tty; echo to console >/dev/console; stty size; exec sleep 1000";
+    let mut first = machine.run(Start { role: Role::Init, ..start(console) }).expect("started");
+    first.wait_for("/dev/pts/0\r\nto console\r\n30 100\r\n");
     let command = "tty; stty size; echo $TERM; read line; echo got $line; read line; stty size; \
                    echo err >&2; exit 5";
     let mut session = machine.run(start(command)).expect("started");
@@ -177,7 +181,7 @@ fn terminals_are_terminals() {
     session.link.say(&Request::Resize(TerminalSize { rows: 10, columns: 20 }));
     session.link.pass(b"\n");
     let done = session.finish();
-    let expected = "/dev/pts/0\r\n30 100\r\nxterm\r\ntyped\r\ngot typed\r\n\r\n10 20\r\nerr\r\n";
+    let expected = "/dev/pts/1\r\n30 100\r\nxterm\r\ntyped\r\ngot typed\r\n\r\n10 20\r\nerr\r\n";
     assert_eq!((done.text(), done.exit.status), (expected, Status::Code(5)));
     let mut session = machine.run(start("echo up; exec sleep 1000")).expect("started");
     session.wait_for("up");

@@ -137,3 +137,49 @@ fn program() -> Vec<Instruction> {
     program.extend(answer(false));
     program
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the kernel is told about the use of a device.
+    fn is_allowed(access: u32, kind: u32, major: u32, minor: u32) -> bool {
+        let context = [access << 16 | kind, major, minor];
+        let (program, mut at, mut registers) = (program(), 0_i32, [0_i64; 6]);
+        loop {
+            let Instruction { code, registers: names, offset, immediate } =
+                program[usize::try_from(at).unwrap()];
+            let (to, from) = (usize::from(names & 15), usize::from(names >> 4));
+            at += 1;
+            match code {
+                0x61 => registers[to] = context[usize::try_from(offset).unwrap() / 4].into(),
+                0xbf => registers[to] = registers[from],
+                0x77 => registers[to] >>= immediate,
+                0x57 => registers[to] &= i64::from(immediate),
+                0xb7 => registers[to] = immediate.into(),
+                0x55 if registers[to] != i64::from(immediate) => at += i32::from(offset),
+                0x55 => {}
+                0x95 => return registers[0] == 1,
+                other => panic!("{other:x}"),
+            }
+        }
+    }
+
+    #[test]
+    fn devices_of_docker_are_allowed_and_no_others() {
+        let (block, character) = (1, 2);
+        let (make, read, write) = (1, 2, 4);
+        for (major, minor) in
+            [(1, 3), (1, 5), (1, 7), (1, 8), (1, 9), (5, 0), (5, 1), (5, 2), (136, 7)]
+        {
+            assert!(is_allowed(read | write, character, major, minor), "{major}:{minor}");
+            assert!(!is_allowed(read, block, major, minor), "{major}:{minor}");
+        }
+        for (major, minor) in [(1, 1), (1, 2), (1, 4), (1, 11), (4, 0), (5, 3), (10, 200), (0, 0)] {
+            assert!(!is_allowed(read, character, major, minor), "{major}:{minor}");
+        }
+        assert!(!is_allowed(read, block, 254, 0));
+        assert!(is_allowed(make, block, 254, 0), "a node alone gives nothing");
+        assert!(!is_allowed(make | write, block, 254, 0));
+    }
+}

@@ -97,3 +97,60 @@ pub(crate) fn install() -> io::Result<()> {
     };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
+
+#[cfg(test)]
+mod tests {
+    use rustix::io::Errno;
+    use rustix::net::{AddressFamily, SocketType, socket};
+
+    use super::*;
+
+    /// What the kernel does with a system call, as `program` says.
+    fn run(architecture: u32, number: u32, argument: u32) -> u32 {
+        let (program, mut at, mut value) = (program(), 0, 0);
+        loop {
+            let instruction = program[at];
+            at += 1;
+            match (instruction.code, instruction.k) {
+                (LOAD, NUMBER) => value = number,
+                (LOAD, ARCHITECTURE) => value = architecture,
+                (LOAD, ARGUMENT) => value = argument,
+                (JUMP_IF_EQUAL, k) if value == k => at += usize::from(instruction.jt),
+                (JUMP_IF_EQUAL, _) => at += usize::from(instruction.jf),
+                (RETURN, k) => return k,
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn no_abi_makes_sockets_of_the_host() {
+        let refused = ERRNO | EAFNOSUPPORT;
+        for (architecture, number) in
+            [(X86_64, 41), (X86_64, X32 | 41), (I386, 359), (AARCH64, 198), (ARM, 281)]
+        {
+            assert_eq!(run(architecture, number, AF_VSOCK), refused, "{architecture:x} {number}");
+            assert_eq!(run(architecture, number, 2), ALLOW);
+            assert_eq!(run(architecture, 1, AF_VSOCK), ALLOW);
+            assert_eq!(run(architecture, IO_URING_SETUP, 0), ERRNO | EPERM);
+        }
+        for architecture in [I386, ARM] {
+            assert_eq!(run(architecture, 102, SOCKETCALL_SOCKET), refused);
+            assert_eq!(run(architecture, 102, 3), ALLOW);
+        }
+        assert_eq!(run(1, 41, AF_VSOCK), ERRNO | ENOSYS);
+    }
+
+    #[test]
+    fn kernel_takes_the_filter() {
+        // It holds for the thread.
+        let thread = std::thread::spawn(|| {
+            rustix::thread::set_no_new_privs(true).unwrap();
+            install().unwrap();
+            let vsock = socket(AddressFamily::VSOCK, SocketType::STREAM, None).unwrap_err();
+            socket(AddressFamily::UNIX, SocketType::STREAM, None).unwrap();
+            vsock
+        });
+        assert_eq!(thread.join().unwrap(), Errno::AFNOSUPPORT);
+    }
+}

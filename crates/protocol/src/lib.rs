@@ -26,6 +26,8 @@
 #![cfg_attr(not(test), deny(clippy::indexing_slicing, clippy::as_conversions))]
 
 mod frame;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod message;
 
 pub use frame::{

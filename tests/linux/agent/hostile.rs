@@ -94,7 +94,7 @@ fn container_makes_no_socket_to_the_host() {
     machine.shut_down();
 }
 
-/// Links of the container lead a copy nowhere but into the container.
+/// F6: links of the container lead a copy nowhere but into the container.
 #[test]
 fn copies_follow_no_link_out_of_the_container() {
     let (machine, _first) = Machine::asleep(setup());
