@@ -8,12 +8,13 @@ use clap::{Args, ValueEnum};
 use serde::Serialize;
 use vmm_image::client::{self, Pull};
 use vmm_image::config::ImageConfig;
-use vmm_image::digest::Digest;
+use vmm_image::digest::{Digest, DigestError};
 use vmm_image::reference::Name;
-use vmm_image::store::{ImageRecord, Store, StorePaths};
+use vmm_image::store::{ImageRecord, Roots, Store, StoreError, StorePaths};
 
 use super::table::{ago, bytes, table};
 use super::{Exit, report};
+use crate::container::{Container, ContainerError, Containers, Paths};
 
 /// Form of a list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -75,6 +76,28 @@ pub(super) struct RmiArgs {
 /// The store of this user.
 pub(super) fn store() -> anyhow::Result<Store> {
     Ok(Store::open(StorePaths::from_environment()?)?)
+}
+
+/// The images that containers use.
+pub(super) fn roots() -> Result<Roots, StoreError> {
+    let paths = Paths::of_user().map_err(|error| unread(&error))?;
+    let directory = paths.containers();
+    let containers = Containers::open(paths).and_then(|containers| containers.list());
+    let containers = containers.map_err(|error| unread(&error))?;
+    let root = |(container, _): (Container, _)| {
+        let spec = container.spec();
+        let damaged = |error: DigestError| StoreError::Damaged {
+            path: directory.join(spec.id.as_str()),
+            why: error.to_string(),
+        };
+        let image = spec.sources.image_id.parse::<Digest>().map_err(damaged)?;
+        Ok((image, spec.name.as_str().to_owned()))
+    };
+    containers.into_iter().map(root).collect()
+}
+
+fn unread(error: &ContainerError) -> StoreError {
+    StoreError::Roots(error.to_string())
 }
 
 pub(super) fn pull(args: PullArgs) -> anyhow::Result<Exit> {
@@ -157,7 +180,7 @@ pub(super) fn remove(args: &RmiArgs) -> anyhow::Result<Exit> {
     let store = store()?;
     let mut exit = Exit::Success;
     for image in &args.images {
-        match store.remove(image, args.force) {
+        match store.remove(image, args.force, roots) {
             Ok(removed) => {
                 let untagged = removed.untagged.iter().map(|name| {
                     let name = name.parse::<Name>().map_or(name.clone(), |name| name.familiar());
@@ -168,7 +191,7 @@ pub(super) fn remove(args: &RmiArgs) -> anyhow::Result<Exit> {
             }
             Err(error) => {
                 report::error(&error.into());
-                exit = Exit::Failed;
+                exit = Exit::NO_CONTAINER;
             }
         }
     }

@@ -6,7 +6,7 @@ use clap::{Args, Subcommand};
 use vmm_image::store::{DiskUsage, Prune, Usage};
 
 use super::Exit;
-use super::images::{Format, print, store};
+use super::images::{Format, print, roots, store};
 use super::table::{bytes, table};
 
 #[derive(Debug, Args)]
@@ -53,7 +53,7 @@ pub(super) fn run(args: &SystemArgs) -> anyhow::Result<Exit> {
 }
 
 fn df(format: Format) -> anyhow::Result<Exit> {
-    let usage = store()?.usage()?;
+    let usage = store()?.usage(roots)?;
     print(&match format {
         Format::Json => serde_json::to_string_pretty(&usage)? + "\n",
         Format::Table => shown(&usage),
@@ -81,7 +81,7 @@ fn prune(args: &PruneArgs) -> anyhow::Result<Exit> {
     if !args.force && !agreed(args)? {
         return Ok(Exit::Success);
     }
-    let removed = store.prune(Prune { all: args.all, layers: args.layers })?;
+    let removed = store.prune(Prune { all: args.all, layers: args.layers }, roots)?;
     let deleted: String = removed.deleted.iter().map(|id| format!("deleted: {id}\n")).collect();
     print(&format!("{deleted}reclaimed: {}\n", bytes(removed.bytes)))?;
     Ok(Exit::Success)

@@ -9,7 +9,9 @@ use anyhow::{Context, bail};
 use rustix::stdio::stdin;
 use rustix::termios::isatty;
 use vmm_image::client::{self, Pull};
-use vmm_image::store::{ImageRecord, Store, StorePaths};
+use vmm_image::digest::Digest;
+use vmm_image::reference::Reference;
+use vmm_image::store::{ImageRecord, Store, StoreError, StorePaths, check_rootfs};
 
 use super::super::{Exit, report};
 use super::{containers, exit, kernel};
@@ -23,9 +25,10 @@ pub(in super::super) fn run(mut options: RunOptions) -> anyhow::Result<Exit> {
     check(&mut options)?;
     let containers = containers()?;
     let store = Store::open(StorePaths::new(&containers.paths().data))?;
+    let text = pulled(&store, &options)?.map_or(options.image.clone(), |id| id.to_string());
     // The image is not removed before the container that uses it is on disk.
     let held = store.hold()?;
-    let image = image(&store, &options)?;
+    let image = image(&store, &text)?;
     let kernel = match &options.kernel {
         Some(path) => std::env::current_dir()?.join(path),
         None => kernel::find()?,
@@ -93,17 +96,18 @@ fn has_default_route() -> bool {
         )
 }
 
-fn image(store: &Store, options: &RunOptions) -> anyhow::Result<ImageRecord> {
-    if options.pull != PullPolicy::Always
-        && let Some(image) = store.find_by_text(&options.image)?
-    {
-        return Ok(image);
-    }
-    if options.pull == PullPolicy::Never {
-        bail!(
-            "there is no image {} here, and --pull never keeps it from being pulled",
-            options.image
-        );
+/// Gets the image as `--pull` has it, and returns its identifier if that was done. An image in a file or
+/// directory is always looked at anew: it costs little, and what is there may have changed. The store is
+/// not held meanwhile, as it has to take the image in.
+fn pulled(store: &Store, options: &RunOptions) -> anyhow::Result<Option<Digest>> {
+    let local = matches!(options.image.parse(), Ok(Reference::Local(_)));
+    let wanted = match options.pull {
+        PullPolicy::Always => true,
+        PullPolicy::Missing => local || store.find_by_text(&options.image)?.is_none(),
+        PullPolicy::Never => false,
+    };
+    if !wanted {
+        return Ok(None);
     }
     let what = Pull {
         reference: options.image.clone(),
@@ -111,10 +115,15 @@ fn image(store: &Store, options: &RunOptions) -> anyhow::Result<ImageRecord> {
         quiet: options.quiet,
         ..Pull::default()
     };
-    let pulled =
-        client::pull(store.paths(), &what).with_context(|| format!("pull {}", options.image))?;
-    let image = store.find_by_text(&pulled.id.to_string())?;
-    image.with_context(|| format!("image {} was removed as soon as it was pulled", options.image))
+    let pulled = client::pull(store.paths(), &what);
+    Ok(Some(pulled.with_context(|| format!("pull {}", options.image))?.id))
+}
+
+fn image(store: &Store, text: &str) -> anyhow::Result<ImageRecord> {
+    let image = store.find_by_text(text)?;
+    let image = image.ok_or_else(|| StoreError::NotFound(text.to_owned()))?;
+    check_rootfs(&image)?;
+    Ok(image)
 }
 
 fn attend_to(

@@ -49,6 +49,9 @@ pub enum StoreError {
     /// The name of an image is none.
     #[error(transparent)]
     Reference(#[from] ReferenceError),
+    /// It cannot be found out which images containers use.
+    #[error("which images are in use: {0}")]
+    Roots(String),
     /// The image is in use.
     #[error("image `{image}` is used by {user}")]
     InUse {
@@ -75,7 +78,7 @@ impl StoreError {
             Self::InUse { .. } => "remove the container first, or use --force",
             Self::ManyNames(_) => "remove its names one by one, or use --force",
             Self::Io { source, .. } => return io_hint(source),
-            Self::Reference(_) => return None,
+            Self::Reference(_) | Self::Roots(_) => return None,
         })
     }
 

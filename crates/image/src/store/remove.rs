@@ -64,37 +64,23 @@ pub struct DiskUsage {
 }
 
 impl Store {
-    /// The images that containers use: what the file `image` in each container's directory says.
-    ///
-    /// # Errors
-    ///
-    /// The directories cannot be read, or such a file is damaged.
-    pub fn roots(&self) -> Result<Roots, StoreError> {
-        let directory = self.paths.containers();
-        let mut roots = Roots::new();
-        for name in index::file_names(&directory)? {
-            let path = directory.join(&name).join("image");
-            let text = match fs::read_to_string(&path) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                text => text.map_err(StoreError::io("read", &path))?,
-            };
-            let image = text.trim().parse::<Digest>();
-            let image =
-                image.map_err(|error| StoreError::Damaged { path, why: error.to_string() })?;
-            roots.insert(image, name);
-        }
-        Ok(roots)
-    }
-
     /// Removes what `text` means: a name, and with its last name the image; or by ID the image with its
     /// name. With `force` an image loses all its names, and stays without one while it is in use.
+    ///
+    /// `roots` says which images containers use. It is asked while no container can begin to use one: see
+    /// [`Store::hold`].
     ///
     /// # Errors
     ///
     /// There is no such image; it is in use; its ID has several names; the store cannot be written.
-    pub fn remove(&self, text: &str, force: bool) -> Result<Removed, StoreError> {
+    pub fn remove(
+        &self,
+        text: &str,
+        force: bool,
+        roots: impl FnOnce() -> Result<Roots, StoreError>,
+    ) -> Result<Removed, StoreError> {
         let lock = StoreLock::exclusive(&self.paths)?;
-        let roots = self.roots()?;
+        let roots = roots()?;
         let image = self.find_by_text(text)?;
         let image = image.ok_or_else(|| StoreError::NotFound(text.to_owned()))?;
         let name = self.name_of(text, image.id)?;
@@ -143,9 +129,13 @@ impl Store {
     /// # Errors
     ///
     /// The store cannot be read or written.
-    pub fn prune(&self, what: Prune) -> Result<Removed, StoreError> {
+    pub fn prune(
+        &self,
+        what: Prune,
+        roots: impl FnOnce() -> Result<Roots, StoreError>,
+    ) -> Result<Removed, StoreError> {
         let lock = StoreLock::exclusive(&self.paths)?;
-        let roots = self.roots()?;
+        let roots = roots()?;
         let mut names = index::names(&self.paths)?;
         let unused = |image: &super::ImageRecord| {
             !roots.contains_key(&image.id) && (what.all || image.names.is_empty())
@@ -234,8 +224,11 @@ impl Store {
     /// # Errors
     ///
     /// The store cannot be read.
-    pub fn usage(&self) -> Result<DiskUsage, StoreError> {
-        let roots = self.roots()?;
+    pub fn usage(
+        &self,
+        roots: impl FnOnce() -> Result<Roots, StoreError>,
+    ) -> Result<DiskUsage, StoreError> {
+        let roots = roots()?;
         let images = self.list()?;
         let used = images.iter().filter(|image| roots.contains_key(&image.id));
         let used: BTreeSet<String> =
@@ -286,7 +279,7 @@ fn measure_tree(path: &Path) -> Result<Usage, StoreError> {
             let path = directory.join(name);
             let Ok(metadata) = fs::symlink_metadata(&path) else { continue };
             usage.bytes += metadata.blocks().saturating_mul(512);
-            usage.count += u64::from(depth == 0);
+            usage.count += u64::from(depth == 0 && metadata.is_dir());
             if metadata.is_dir() && depth < MAX_DEPTH {
                 pending.push((path, depth + 1));
             }

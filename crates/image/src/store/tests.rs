@@ -38,6 +38,11 @@ fn add(store: &Store, id: u8, references: &[&str]) -> ImageRecord {
     store.add(&record, &names).unwrap()
 }
 
+/// No container uses anything.
+fn none() -> Result<Roots, StoreError> {
+    Ok(Roots::new())
+}
+
 fn find(store: &Store, text: &str) -> Option<Digest> {
     store.find_by_text(text).unwrap().map(|image| image.id)
 }
@@ -136,17 +141,17 @@ fn last_name_takes_the_image_and_its_files_with_it() {
     let image = add(&store, 1, &["app", "app:2"]);
     add(&store, 2, &["other"]);
     (1..=2).for_each(|id| write_blob(&store, id));
-    let first = store.remove("app:2", false).unwrap();
+    let first = store.remove("app:2", false, none).unwrap();
     assert_eq!((first.untagged.len(), first.deleted.len()), (1, 0));
     assert!(find(&store, "app").is_some() && image.rootfs.exists());
-    let last = store.remove("app", false).unwrap();
+    let last = store.remove("app", false, none).unwrap();
     assert_eq!(
         (last.untagged, last.deleted),
         (vec!["docker.io/library/app:latest".into()], vec![digest(1)])
     );
     assert!(last.bytes > 0 && !image.rootfs.exists());
     assert_eq!((blob_files(&store), find(&store, "other")), (1, Some(digest(2))));
-    assert!(matches!(store.remove("app", false), Err(StoreError::NotFound(_))));
+    assert!(matches!(store.remove("app", false, none), Err(StoreError::NotFound(_))));
 }
 
 #[test]
@@ -154,8 +159,8 @@ fn image_with_several_names_is_removed_by_its_id_with_force_alone() {
     let Fixture { store, .. } = fixture();
     add(&store, 1, &["app", "app:2"]);
     let id = digest(1).short();
-    assert!(matches!(store.remove(&id, false), Err(StoreError::ManyNames(_))));
-    assert_eq!(store.remove(&id, true).unwrap().untagged.len(), 2);
+    assert!(matches!(store.remove(&id, false, none), Err(StoreError::ManyNames(_))));
+    assert_eq!(store.remove(&id, true, none).unwrap().untagged.len(), 2);
     assert!(store.list().unwrap().is_empty());
 }
 
@@ -163,19 +168,16 @@ fn image_with_several_names_is_removed_by_its_id_with_force_alone() {
 fn image_of_a_container_stays_until_the_container_is_gone() {
     let Fixture { store, .. } = fixture();
     let image = add(&store, 1, &["app"]);
-    let container = store.paths().containers().join("c1");
-    std::fs::create_dir_all(&container).unwrap();
-    std::fs::write(container.join("image"), format!("{}\n", digest(1))).unwrap();
+    let used = || Ok(Roots::from([(digest(1), "c1".to_owned())]));
     assert!(
-        matches!(store.remove("app", false), Err(StoreError::InUse { user, .. }) if user.contains("c1"))
+        matches!(store.remove("app", false, used), Err(StoreError::InUse { user, .. }) if user.contains("c1"))
     );
-    assert_eq!(store.remove("app", true).unwrap().deleted, []);
+    assert_eq!(store.remove("app", true, used).unwrap().deleted, []);
     let all = Prune { all: true, layers: true };
-    assert_eq!(store.prune(all).unwrap().deleted, []);
+    assert_eq!(store.prune(all, used).unwrap().deleted, []);
     assert!(image.rootfs.exists() && find(&store, &digest(1).hex()).is_some());
-    assert_eq!(store.usage().unwrap().images.active, 1);
-    std::fs::remove_dir_all(container).unwrap();
-    assert_eq!(store.prune(Prune::default()).unwrap().deleted, [digest(1)]);
+    assert_eq!(store.usage(used).unwrap().images.active, 1);
+    assert_eq!(store.prune(Prune::default(), none).unwrap().deleted, [digest(1)]);
     assert!(!image.rootfs.exists());
 }
 
@@ -190,14 +192,14 @@ fn prune_takes_what_nothing_refers_to_and_leaves_the_rest() {
         .unwrap()
         .unwrap();
     std::io::Write::write_all(held.file(), b"x").unwrap();
-    let removed = store.prune(Prune::default()).unwrap();
+    let removed = store.prune(Prune::default(), none).unwrap();
     assert_eq!(removed.deleted, [digest(1)]);
     assert_eq!((blob_files(&store), find(&store, "app")), (1, Some(digest(2))));
     let left: Vec<_> = index::file_names(&store.paths().temporary()).unwrap();
     assert_eq!(left, ["busy"], "what is being written stays");
     held.publish().unwrap();
-    assert_eq!(store.prune(Prune { all: true, layers: false }).unwrap().deleted, [digest(2)]);
-    let usage = store.usage().unwrap();
+    assert_eq!(store.prune(Prune { all: true, layers: false }, none).unwrap().deleted, [digest(2)]);
+    let usage = store.usage(none).unwrap();
     assert_eq!((usage.images.bytes, usage.layers.count, usage.unfinished.count), (0, 0, 0));
 }
 
@@ -209,10 +211,10 @@ fn layers_stay_while_a_pull_is_running() {
     write_blob(&store, 1);
     write_blob(&store, 9);
     let pulling = store.pulling().unwrap();
-    store.remove("app", false).unwrap();
-    store.prune(Prune::default()).unwrap();
+    store.remove("app", false, none).unwrap();
+    store.prune(Prune::default(), none).unwrap();
     assert_eq!(blob_files(&store), 2);
     drop(pulling);
-    store.prune(Prune::default()).unwrap();
+    store.prune(Prune::default(), none).unwrap();
     assert_eq!(blob_files(&store), 0);
 }
