@@ -191,7 +191,7 @@ pub(super) fn remove(args: &RmiArgs) -> anyhow::Result<Exit> {
             }
             Err(error) => {
                 report::error(&error.into());
-                exit = Exit::NO_CONTAINER;
+                exit = Exit::Failed;
             }
         }
     }
