@@ -7,7 +7,7 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 /// The cases that must be covered.
-const REQUIRED: [(char, RangeInclusive<u8>); 10] = [
+const REQUIRED: [(char, RangeInclusive<u8>); 11] = [
     ('K', 1..=11),
     ('M', 1..=12),
     ('Q', 1..=25),
