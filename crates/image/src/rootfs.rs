@@ -36,8 +36,8 @@ pub struct Limits {
     pub depth: usize,
     /// Names looked up to find all paths, those of symbolic links on the way included.
     pub lookups: u64,
-    /// Bytes of extended attributes of all members.
-    pub xattr_bytes: u64,
+    /// Bytes of paths, link targets and extended attributes of all members.
+    pub text_bytes: u64,
     /// Bytes of all layers uncompressed.
     pub uncompressed_bytes: u64,
     /// How much larger than its compressed form a layer may be.
@@ -56,7 +56,7 @@ impl Default for Limits {
             inodes: 2 << 20,
             depth: 1024,
             lookups: 1 << 28,
-            xattr_bytes: 64 << 20,
+            text_bytes: 512 << 20,
             uncompressed_bytes: 64 << 30,
             ratio: 200,
             ratio_from: 1 << 30,
@@ -154,8 +154,11 @@ impl RootfsError {
 fn is_limit(fault: &Fault) -> bool {
     use TreeError::{TooDeep, TooManyInodes, TooManyLookups};
     match fault {
-        Fault::TooLarge(_) | Fault::Ratio(_) | Fault::TooManyMembers(_) => true,
-        Fault::ImageTooLarge(_) | Fault::XattrBytes(_) | Fault::TooManyXattrs(_) => true,
+        Fault::TooLarge(_)
+        | Fault::Ratio(_)
+        | Fault::TooManyMembers(_)
+        | Fault::TooManyStretches(_) => true,
+        Fault::ImageTooLarge(_) | Fault::Text(_) | Fault::TooManyXattrs(_) => true,
         Fault::Path(PathError::TooLong | PathError::NameTooLong) => true,
         Fault::Tree(error) => matches!(error, TooDeep(_) | TooManyInodes(_) | TooManyLookups),
         _ => false,
@@ -216,8 +219,8 @@ impl Budget {
             bytes: Allowance { limit, left: limit, ratio, ratio_from },
             max_members: members,
             members: 0,
-            max_xattr_bytes: limits.xattr_bytes,
-            xattr_bytes: 0,
+            max_text: limits.text_bytes,
+            text: 0,
         }
     }
 }

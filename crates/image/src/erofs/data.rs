@@ -15,6 +15,9 @@ const MIN_HOLES: u64 = 1 << 20;
 /// Chunks of one file at most; larger files have larger chunks.
 const MAX_CHUNKS: u64 = 1 << 14;
 
+/// Runs of chunks of all files at most: they are kept in memory.
+const MAX_RUNS: u64 = 1 << 20;
+
 /// Where the bytes of a file come from.
 pub(crate) trait Source {
     /// Bytes that are left.
@@ -27,13 +30,15 @@ pub(crate) trait Source {
 pub(crate) struct Data<'a> {
     out: Output<'a>,
     inline_left: u64,
+    runs_left: u64,
     discarded: u64,
 }
 
 impl<'a> Data<'a> {
     /// Empties `file`. The image will not be larger than `limit` bytes.
     pub(crate) fn new(file: &'a File, limit: u64) -> Result<Self, Fault> {
-        Ok(Self { out: Output::new(file, BLOCK, limit)?, inline_left: INLINE_TOTAL, discarded: 0 })
+        let out = Output::new(file, BLOCK, limit)?;
+        Ok(Self { out, inline_left: INLINE_TOTAL, runs_left: MAX_RUNS, discarded: 0 })
     }
 
     /// Bytes of the image that belong to files which later layers took away.
@@ -117,6 +122,8 @@ impl<'a> Data<'a> {
             if runs.is_empty() || first > after {
                 self.end_run(start, runs.last(), bits, end)?;
                 start = self.out.position();
+                let left = self.runs_left.checked_sub(1);
+                self.runs_left = left.ok_or(Fault::TooManyStretches(MAX_RUNS))?;
                 runs.push(Run { chunk: first, chunks: 0, block: self.out.block()? });
             }
             after = last + 1;

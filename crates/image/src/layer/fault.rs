@@ -45,6 +45,8 @@ pub(crate) enum Fault {
     TooManyXattrs(usize),
     #[error("an extended attribute has a name that Linux does not take, or more than {0} bytes")]
     Xattr(usize),
-    #[error("the extended attributes of the image are more than {0} bytes")]
-    XattrBytes(u64),
+    #[error("the paths, link targets and extended attributes of the image are more than {0} bytes")]
+    Text(u64),
+    #[error("the sparse files of the image have more than {0} stretches")]
+    TooManyStretches(u64),
 }

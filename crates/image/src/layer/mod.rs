@@ -50,8 +50,8 @@ pub(crate) struct Budget {
     pub(crate) bytes: Allowance,
     pub(crate) max_members: u64,
     pub(crate) members: u64,
-    pub(crate) max_xattr_bytes: u64,
-    pub(crate) xattr_bytes: u64,
+    pub(crate) max_text: u64,
+    pub(crate) text: u64,
 }
 
 /// Puts a layer on `tree`, and the contents of its files into `data`.
@@ -63,7 +63,7 @@ pub(crate) fn apply<R: Read>(
     budget: &mut Budget,
 ) -> Result<(), Failure> {
     tree.begin_layer();
-    let Budget { bytes, max_members, members, max_xattr_bytes, xattr_bytes } = budget;
+    let Budget { bytes, max_members, members, max_text, text } = budget;
     let mut stream = Stream::open(compressed, bytes)?;
     let mut archive = Archive::new(&mut stream);
     while let Some(mut member) = archive.next()? {
@@ -73,15 +73,21 @@ pub(crate) fn apply<R: Read>(
         }
         let path = std::mem::take(&mut member.path);
         let about = |fault| Failure { path: Some(path.clone()), fault };
-        *xattr_bytes += put(&path, member, &mut archive, tree, data).map_err(about)?;
-        if xattr_bytes > max_xattr_bytes {
-            return Err(about(Fault::XattrBytes(*max_xattr_bytes)));
+        *text = text.saturating_add(length(&[&path, &member.link]));
+        *text = text.saturating_add(put(&path, member, &mut archive, tree, data).map_err(about)?);
+        if text > max_text {
+            return Err(about(Fault::Text(*max_text)));
         }
         for file in tree.take_released() {
             data.discard(file)?;
         }
     }
     Ok(stream.finish(diff_id)?)
+}
+
+fn length(texts: &[&[u8]]) -> u64 {
+    let bytes = texts.iter().map(|text| text.len()).sum::<usize>();
+    u64::try_from(bytes).unwrap_or(u64::MAX)
 }
 
 /// What the name of a member makes of it.
@@ -114,7 +120,7 @@ fn role<'p, 'a>(path: &'p Path<'a>) -> Result<Role<'p, 'a>, Fault> {
     }
 }
 
-/// Does what one member says; returns the bytes of its extended attributes.
+/// Does what one member says; returns the memory of its extended attributes.
 fn put(
     path: &[u8],
     member: Member,
@@ -135,7 +141,7 @@ fn put(
     Ok(0)
 }
 
-/// Makes the inode of a member; returns the bytes of its extended attributes.
+/// Makes the inode of a member; returns the memory of its extended attributes.
 fn create(
     path: &Path<'_>,
     member: Member,
@@ -146,6 +152,7 @@ fn create(
     let Member { kind, link, device, mode, owner, mtime, xattrs, sparse, .. } = member;
     let xattrs = xattr::kept(xattrs)?;
     let bytes = xattr::bytes(&xattrs);
+    let memory = xattr::memory(&xattrs);
     let content = match kind {
         Kind::File => Content::File(data.store(archive, sparse, bytes)?),
         Kind::Symlink => Content::Symlink(symlink_target(link)?),
@@ -159,7 +166,7 @@ fn create(
     // Linux ignores those of a symbolic link and shows them like this.
     let mode = if kind == Kind::Symlink { 0o777 } else { mode };
     tree.insert(path, Meta { mode, uid, gid, mtime, mtime_nsec, xattrs }, content)?;
-    Ok(u64::try_from(bytes).unwrap_or(u64::MAX))
+    Ok(memory)
 }
 
 /// The one number beyond 32 bits' last but one means "no owner" to Linux.

@@ -276,7 +276,7 @@ fn attributes_beyond_any_use_are_refused() {
     assert!(refused(with_xattrs(&[("user.", b"")])).contains("name that Linux does not take"));
     let long = format!("user.{}", "n".repeat(251));
     assert!(refused(with_xattrs(&[(&long, b"")])).contains("name that Linux does not take"));
-    let limits = Limits { xattr_bytes: 70_000, ..Limits::default() };
+    let limits = Limits { text_bytes: 70_000, ..Limits::default() };
     let layer = with_xattrs(&[("user.a", half)]).0;
     let twice = Tar([&layer[..], &layer].concat()).end();
     assert!(matches!(flatten_within(&[twice], &limits), Err(RootfsError::Limit { .. })));
@@ -376,6 +376,19 @@ fn links_without_number_cost_one_inode() {
     let layer =
         (0..100).fold(tar().file("f", b"x"), |tar, index| tar.link(&index.to_string(), "f"));
     assert!(matches!(flatten_within(&[layer.end()], &limits), Err(RootfsError::Limit { .. })));
+}
+
+/// I9
+#[test]
+fn paths_and_targets_are_bounded_together() {
+    let limits = Limits { text_bytes: 10_000, ..Limits::default() };
+    let target = "t".repeat(4000);
+    let link = |tar: Tar, name: &str| tar.pax(&[("linkpath", target.as_bytes())]).symlink(name, "");
+    let two = link(link(tar(), "a"), "b");
+    assert!(flatten_within(&[two.clone().end()], &limits).is_ok());
+    let error = flatten_within(&[link(two, "c").end()], &limits).err().unwrap();
+    assert!(error.to_string().contains("more than 10000 bytes"), "{error}");
+    assert!(matches!(error, RootfsError::Limit { .. }), "{error:?}");
 }
 
 /// I14

@@ -46,6 +46,11 @@ pub(super) fn kept(xattrs: Vec<Xattr>) -> Result<Rc<[Xattr]>, Fault> {
     Ok(kept)
 }
 
+/// Bytes of memory, about.
+pub(super) fn memory(xattrs: &[Xattr]) -> u64 {
+    u64::try_from(bytes(xattrs) + 64 * xattrs.len()).unwrap_or(u64::MAX)
+}
+
 /// Bytes of names and values.
 pub(super) fn bytes(xattrs: &[Xattr]) -> usize {
     xattrs.iter().map(|xattr| xattr.name.len() + xattr.value.len()).sum()

@@ -15,7 +15,7 @@ const LIMITS: Limits = Limits {
     inodes: 100,
     depth: 16,
     lookups: 2000,
-    xattr_bytes: 4096,
+    text_bytes: 4096,
     uncompressed_bytes: 4 << 20,
     ratio: 20,
     ratio_from: 1 << 20,
