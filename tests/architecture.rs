@@ -201,6 +201,21 @@ fn functions_are_measured() {
     assert_eq!(functions(text), [("a", 5), ("b", 1)]);
 }
 
+/// What reads a stranger's bytes from the network or from an archive is in a program of its own.
+#[test]
+fn monitor_links_nothing_that_speaks_to_registries_or_reads_layers() {
+    let mut cargo = std::process::Command::new(env!("CARGO"));
+    cargo.args(["tree", "--offline", "--package", "vmm", "--edges", "normal", "--prefix", "none"]);
+    let output = cargo.current_dir(root()).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let tree = String::from_utf8(output.stdout).unwrap();
+    let names: Vec<&str> = tree.lines().filter_map(|line| line.split(' ').next()).collect();
+    assert!(names.contains(&"vmm-image"), "{tree}");
+    for name in ["indicatif", "landlock", "ring", "rustls", "ruzstd", "sha2", "ureq"] {
+        assert!(!names.contains(&name), "vmm is built with {name}");
+    }
+}
+
 #[test]
 fn no_test_is_switched_off_and_nothing_is_left_to_do() {
     let signs = [concat!("#[ign", "ore"), concat!("to", "do!("), concat!("unimple", "mented!(")];

@@ -12,6 +12,8 @@ pub mod digest;
 mod erofs;
 #[cfg(feature = "helper")]
 pub mod fetch;
+#[cfg(all(any(test, fuzzing), feature = "helper"))]
+pub mod fuzz;
 #[cfg(feature = "helper")]
 pub mod helper;
 #[cfg(feature = "helper")]

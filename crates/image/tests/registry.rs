@@ -1,5 +1,10 @@
 //! Pulling from a real registry: Debian's `docker-registry` on this host, with and without a password.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by a panic")]
+#![allow(
+    clippy::expect_used,
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test fails by a panic"
+)]
 
 mod support;
 

@@ -22,8 +22,17 @@ const PROGRAMS: &str = "/root/tests";
 
 /// What the native tests call: a compiler for guest programs, network interfaces, namespaces, and
 /// what else reads images.
-const NATIVE_PACKAGES: &[&str] =
-    &["erofs-utils", "gcc", "iproute2", "libc6-dev", "tar", "umoci", "util-linux"];
+const NATIVE_PACKAGES: &[&str] = &[
+    "docker-registry",
+    "erofs-utils",
+    "gcc",
+    "iproute2",
+    "libc6-dev",
+    "openssl",
+    "tar",
+    "umoci",
+    "util-linux",
+];
 
 /// Memory of the emulated host in MiB: room for a guest beyond the 4 GiB boundary.
 const MEMORY_MIB: u32 = 6144;

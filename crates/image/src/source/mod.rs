@@ -5,8 +5,6 @@ mod docker_archive;
 mod layout;
 pub mod registry;
 mod tar_index;
-#[cfg(test)]
-mod tests;
 
 use std::io::{self, Read};
 use std::path::PathBuf;
@@ -155,4 +153,16 @@ fn offered<'a>(names: impl Iterator<Item = &'a str>) -> String {
         .map(|name| name.chars().take(80).flat_map(char::escape_default).collect())
         .collect();
     if shown.is_empty() { "none with a name".to_owned() } else { shown.join(", ") }
+}
+
+/// Looks for some files in an archive that a fuzzer has made.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn fuzz_archive(file: &std::fs::File, path: &std::path::Path) {
+    if let Ok(index) = tar_index::TarIndex::read(file, path) {
+        let length = file.metadata().map_or(0, |metadata| metadata.len());
+        for name in ["manifest.json", "a/b", "l", "../l", ""] {
+            let found = index.find(name);
+            assert!(found.is_none_or(|(at, size)| at + size <= length), "{name}: {found:?}");
+        }
+    }
 }

@@ -143,3 +143,10 @@ impl Source for Client {
         WORKERS
     }
 }
+
+/// Reads what a fuzzer has made into the wish for a login.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn fuzz_challenge(value: &str) {
+    // What is read is of no use here; reading it must end, and without a panic.
+    let _: Option<Challenge> = Challenge::read(&[value.to_owned()]);
+}
