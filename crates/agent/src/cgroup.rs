@@ -14,7 +14,7 @@ use crate::error::{Context, Failure};
 pub(crate) const MOUNT: &str = "/cgroup";
 const GROUP: &str = "/cgroup/container";
 
-/// What is limited or counted. Kernels without one of them do without it.
+/// What is limited or counted.
 const CONTROLLERS: [&str; 4] = ["+memory", "+pids", "+cpu", "+io"];
 
 /// The container's control group.
@@ -26,9 +26,13 @@ pub(crate) struct Cgroup {
 impl Cgroup {
     /// Makes the group with the limits of `setup`.
     pub(crate) fn create(setup: &Setup) -> Result<Self, Failure> {
-        for controller in CONTROLLERS {
-            // What is missing here is missed below, if it is needed.
-            let _ = fs::write(format!("{MOUNT}/cgroup.subtree_control"), controller);
+        let control = format!("{MOUNT}/cgroup.subtree_control");
+        // All at once is sooner done; with a kernel that lacks one, all but that.
+        if fs::write(&control, CONTROLLERS.join(" ")).is_err() {
+            for controller in CONTROLLERS {
+                // What is missing here is missed below, if it is needed.
+                let _ = fs::write(&control, controller);
+            }
         }
         fs::create_dir(GROUP).context("make the control group")?;
         if let Some(bytes) = setup.memory_bytes {

@@ -1,6 +1,12 @@
 //! The time since the guest's kernel began.
 
 use rustix::time::{ClockId, clock_gettime};
+use vmm_protocol::Stamp;
+
+/// This moment, at which `name` is done.
+pub(crate) fn stamp(name: &str) -> Stamp {
+    Stamp { name: name.to_owned(), uptime_us: uptime_us() }
+}
 
 /// Microseconds since the guest's kernel began.
 pub(crate) fn uptime_us() -> u64 {

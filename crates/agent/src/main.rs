@@ -45,7 +45,7 @@ use rustix::system::{RebootCommand, reboot};
 use vmm_protocol::{CONTROL_PORT, Notice, Order, Refusal, SESSION_PORT, Setup, Stamp, VERSION};
 
 use crate::agent::Agent;
-use crate::clock::uptime_us;
+use crate::clock::{stamp, uptime_us};
 use crate::error::{Context, Failure};
 use crate::link::{Link, do_not_wait};
 use crate::setup::Container;
@@ -66,13 +66,11 @@ fn main() {
 }
 
 fn run() -> Result<(), Failure> {
-    setup::begin()?;
+    let began = stamp("agent");
     let mut control = Link::new(vsock::connect(CONTROL_PORT).context("connect to the host")?);
-    control.say(&Notice::Hello { version: VERSION, uptime_us: uptime_us() });
-    control.flush();
-    let Some(setup) = order(&mut control)? else { return Ok(()) };
-    let (container, listener, children) = match prepare(setup, &mut control) {
-        Ok(prepared) => prepared,
+    let (container, listener, children) = match prepare(&mut control, began) {
+        Ok(Some(prepared)) => prepared,
+        Ok(None) => return Ok(()),
         Err(failure) => {
             tell_failure(&mut control, &failure.what);
             return Err(failure);
@@ -82,6 +80,31 @@ fn run() -> Result<(), Failure> {
     let served = agent.run().context("serve the host");
     end(&agent);
     served
+}
+
+/// Says hello, and makes everything that is needed before the first process; `None` when the host wants
+/// none.
+fn prepare(
+    control: &mut Link,
+    began: Stamp,
+) -> Result<Option<(Container, OwnedFd, OwnedFd)>, Failure> {
+    let mut stamps = vec![began];
+    // From here on the host may connect; it is served when all is ready.
+    let listener = vsock::listen_on(SESSION_PORT).context("listen for sessions")?;
+    control.say(&Notice::Hello { version: VERSION, uptime_us: uptime_us() });
+    control.flush();
+    stamps.push(stamp("hello"));
+    // Whatever the host will say.
+    setup::begin()?;
+    stamps.push(stamp("begun"));
+    let Some(setup) = order(control)? else { return Ok(None) };
+    stamps.push(stamp("ordered"));
+    let container = setup::container(setup, &mut stamps)?;
+    let children = sys::child_signals().context("watch children")?;
+    control.say(&Notice::Ready { stamps });
+    control.flush();
+    do_not_wait(control).context("serve the host")?;
+    Ok(Some((container, listener, children)))
 }
 
 /// Waits for the host's first order; `None` when that is the end.
@@ -99,18 +122,6 @@ fn order(control: &mut Link) -> Result<Option<Setup>, Failure> {
             return Err(Failure::new(Refusal::Other, "the host has closed the connection"));
         }
     }
-}
-
-/// Makes everything that is needed before the first process, and says so.
-fn prepare(setup: Setup, control: &mut Link) -> Result<(Container, OwnedFd, OwnedFd), Failure> {
-    let listener = vsock::listen_on(SESSION_PORT).context("listen for sessions")?;
-    let children = sys::child_signals().context("watch children")?;
-    let mut stamps: Vec<Stamp> = vec![];
-    let container = setup::container(setup, &mut stamps)?;
-    control.say(&Notice::Ready { stamps });
-    control.flush();
-    do_not_wait(control).context("serve the host")?;
-    Ok((container, listener, children))
 }
 
 /// Kills what still runs, and writes everything to the disks.

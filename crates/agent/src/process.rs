@@ -142,6 +142,8 @@ impl Process {
         if let Some(fd) = self.stdin.as_ref().filter(|_| !self.input.is_empty()) {
             list.push((Stream::Stdin, fd.as_fd(), PollFlags::OUT));
         }
+        // Output of a program comes after the word that it runs.
+        let room = room && self.report.is_none();
         for (index, output) in self.outputs.iter().enumerate().filter(|_| room) {
             list.push((Stream::Output(index), output.fd.as_fd(), PollFlags::IN));
         }

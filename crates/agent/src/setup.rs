@@ -8,7 +8,7 @@ use rustix::process::{Resource, Rlimit, setrlimit};
 use vmm_protocol::{Setup, Stamp};
 
 use crate::cgroup::{self, Cgroup};
-use crate::clock::uptime_us;
+use crate::clock::stamp;
 use crate::error::{Context, Failure};
 use crate::network;
 
@@ -62,15 +62,12 @@ pub(crate) fn begin() -> Result<(), Failure> {
 
 /// Makes the container's root file system, control group, network and files.
 pub(crate) fn container(setup: Setup, stamps: &mut Vec<Stamp>) -> Result<Container, Failure> {
-    let mut stamp = |name: &str| {
-        stamps.push(Stamp { name: name.to_owned(), uptime_us: uptime_us() });
-    };
     root(&setup)?;
-    stamp("root");
+    stamps.push(stamp("root"));
     let cgroup = Cgroup::create(&setup)?;
-    stamp("cgroup");
+    stamps.push(stamp("cgroup"));
     network::configure(setup.network.as_ref())?;
-    stamp("network");
+    stamps.push(stamp("network"));
     // Its processes get names of their own, which begin as copies of these.
     rustix::system::sethostname(setup.hostname.as_bytes()).context("set the host name")?;
     let hostname = format!("{}\n", setup.hostname);

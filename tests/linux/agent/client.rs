@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command};
+use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -209,7 +209,10 @@ impl Machine {
         let mut link = self.connect();
         link.say(&Request::Start(Box::new(start)));
         match link.hear() {
-            Reply::Started { pid, .. } => assert!(pid > 0),
+            Reply::Started { pid, uptime_us } => {
+                assert!(pid > 0);
+                println!("started {uptime_us}");
+            }
             refused => {
                 assert_eq!(link.frame(), None, "a refusal is the last");
                 return Err(refused);
@@ -263,7 +266,7 @@ fn accept(listener: &UnixListener) -> UnixStream {
 }
 
 pub fn command(program: &str, args: &[&str]) {
-    let status = Command::new(program).args(args).status();
+    let status = Command::new(program).args(args).stdout(Stdio::null()).status();
     assert!(status.is_ok_and(|status| status.success()), "{program} {args:?}");
 }
 
