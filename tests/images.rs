@@ -14,17 +14,18 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
-/// `vmm`, with the program `vmm-image` beside it, in a directory and a store of its own.
+/// `vmm`, with the programs that it needs beside it, in a directory and a store of its own.
 fn vmm(dir: &TempDir, args: &[&str]) -> Output {
     static BUILT: Once = Once::new();
     BUILT.call_once(|| {
         let mut build = Command::new(env!("CARGO"));
-        build.args(["build", "--quiet", "--package", "vmm-image"]);
+        build.args(["build", "--quiet", "--package", "vmm-image", "--package", "vmm-agent"]);
         build.current_dir(env!("CARGO_MANIFEST_DIR"));
         assert!(build.status().expect("cargo").success());
     });
     let mut command = Command::new(env!("CARGO_BIN_EXE_vmm"));
     command.current_dir(dir).args(args).env("VMM_DATA", dir.path().join("data"));
+    command.env("VMM_RUNTIME", dir.path().join("run"));
     command.stdin(Stdio::null()).output().expect("vmm runs")
 }
 
@@ -183,4 +184,39 @@ fn images_that_cannot_be_are_one_clear_line() {
     assert!(hint.contains("vmm images"), "{hint}");
     assert_eq!(vmm(&dir, &["pull", "-rf"]).status.code(), Some(2));
     assert_eq!(stdout(&dir, &["images", "-q"]), "");
+}
+
+/// Whatever becomes of the container, which has no kernel here, its image is pulled as `--pull` says.
+#[test]
+fn image_of_a_container_is_pulled_by_the_policy() {
+    let dir = place("v1");
+    let run = ["run", "--rm", "--kernel", "missing", "--network", "none"];
+    let with = |more: &[&'static str]| [&run[..], more].concat();
+    let (error, hint) = refused(&dir, &with(&["--pull", "never", "oci:images", "true"]));
+    assert!(error.contains("no image `oci:images`") && hint.contains("vmm pull"), "{error} {hint}");
+    assert_eq!(stdout(&dir, &["images", "-q"]), "");
+    let (error, _) = refused(&dir, &with(&["oci:missing", "true"]));
+    assert!(error.contains("pull oci:missing: "), "{error}");
+    refused(&dir, &with(&["oci:images", "true"]));
+    assert_eq!(stdout(&dir, &["images", "-q"]).lines().count(), 1);
+    refused(&dir, &with(&["--pull", "always", "oci:images:v1", "true"]));
+    assert_eq!(stdout(&dir, &["images"]).lines().count(), 3);
+}
+
+/// The container has no kernel and is over at once, but may be started again.
+#[test]
+fn image_of_a_container_stays_until_the_container_is_removed() {
+    let dir = place("v1");
+    refused(
+        &dir,
+        &["run", "--name", "c1", "--kernel", "missing", "--network", "none", "oci:images", "x"],
+    );
+    let (error, hint) = refused(&dir, &["rmi", "oci:images"]);
+    assert!(error.contains("used by container c1") && hint.contains("--force"), "{error} {hint}");
+    assert_eq!(stdout(&dir, &["system", "prune", "--all", "--force"]).lines().count(), 1);
+    assert_eq!(stdout(&dir, &["images", "-q"]).lines().count(), 1);
+    assert!(stdout(&dir, &["rmi", "--force", "oci:images"]).starts_with("untagged: "));
+    assert!(stdout(&dir, &["images"]).contains("<none>"));
+    stdout(&dir, &["rm", "c1"]);
+    assert!(stdout(&dir, &["system", "prune", "--force"]).starts_with("deleted: sha256:"));
 }

@@ -176,6 +176,9 @@ fn put(
     progress: &Progress,
 ) -> Result<(), FetchError> {
     let blob = blob_of(descriptor);
+    if blobs.has(blob) {
+        return Ok(());
+    }
     let item = progress.item(format!("{what} {}", blob.digest.short()), blob.size);
     let from = || source.blob(descriptor).map_err(FetchError::from);
     let wait = || item.note("waiting for another process that gets it");

@@ -133,11 +133,9 @@ fn filter(what: &Confinement) -> Result<BpfProgram, ConfineError> {
     }
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> =
         lists.into_iter().flatten().map(|call| (*call, Vec::new())).collect();
-    let waiting = what.network.then_some(libc::FIONBIO);
-    rules.insert(
-        libc::SYS_ioctl,
-        requests([libc::TCGETS, libc::TIOCGWINSZ].into_iter().chain(waiting))?,
-    );
+    let sockets = if what.network { &[libc::FIONBIO, libc::FIONREAD][..] } else { &[] };
+    rules
+        .insert(libc::SYS_ioctl, requests([libc::TCGETS, libc::TIOCGWINSZ].iter().chain(sockets))?);
     rules.insert(libc::SYS_clone, vec![threads_alone()?]);
     let refuse = SeccompAction::Errno(libc::EPERM.unsigned_abs());
     compile(rules, refuse, SeccompAction::Allow)
@@ -154,11 +152,12 @@ fn compile(
         .map_err(ConfineError::Backend)
 }
 
-/// `ioctl` for these requests: the size of a terminal and whether it is one, sockets that do not wait.
-fn requests(list: impl Iterator<Item = u64>) -> Result<Vec<SeccompRule>, ConfineError> {
+/// `ioctl` for these requests: the size of a terminal and whether it is one; of sockets, not to wait and
+/// how much there is.
+fn requests<'a>(list: impl Iterator<Item = &'a u64>) -> Result<Vec<SeccompRule>, ConfineError> {
     let rules = list.map(|request| {
         let equal = SeccompCmpOp::Eq;
-        let condition = SeccompCondition::new(1, SeccompCmpArgLen::Dword, equal, request);
+        let condition = SeccompCondition::new(1, SeccompCmpArgLen::Dword, equal, *request);
         SeccompRule::new(vec![condition?])
     });
     rules.collect::<Result<_, _>>().map_err(ConfineError::Backend)

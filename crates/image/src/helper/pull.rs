@@ -4,7 +4,7 @@ use std::fs::File;
 use std::os::fd::AsFd;
 
 use super::credentials::{self, CredentialsError};
-use super::progress::Mode;
+use super::progress::{Mode, Progress};
 use super::stage::{self, StageError};
 use super::wire::{From as Origin, Reply, Work};
 use crate::client::Pulled;
@@ -125,7 +125,11 @@ fn convert(
     mode: Mode,
 ) -> Result<(u64, bool), PullError> {
     let target = store.paths().rootfs().join(rootfs.as_str());
-    let Some(mut unfinished) = Unfinished::create(store.paths(), target.clone(), || ())? else {
+    let wait = || {
+        let item = Progress::new(mode).task("file system".to_owned());
+        item.note("waiting for another process that makes it");
+    };
+    let Some(mut unfinished) = Unfinished::create(store.paths(), target.clone(), wait)? else {
         let metadata = std::fs::metadata(&target).map_err(StoreError::io("look at", &target))?;
         return Ok((metadata.len(), false));
     };

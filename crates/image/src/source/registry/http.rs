@@ -122,7 +122,7 @@ impl Http {
                     let location = String::from_utf8_lossy(location.as_bytes()).into_owned();
                     at = self.checked(&absolute(&at, &location))?;
                 }
-                _ => return Ok(self.response(answer, at.host().unwrap_or_default())),
+                _ => return Ok(self.response(answer, &at)),
             }
         }
         Err(redirect(&at.to_string(), "after too many others"))
@@ -132,14 +132,15 @@ impl Http {
     pub(super) fn post(&self, url: &str, form: &[(&str, &str)]) -> Result<Response, RegistryError> {
         let at = self.checked(url)?;
         let answer = self.sent(self.agent.post(&at).send_form(form.iter().copied()))?;
-        Ok(self.response(answer, at.host().unwrap_or_default()))
+        Ok(self.response(answer, &at))
     }
 
     fn sent(&self, answer: Answer) -> Result<ureq::http::Response<Body>, RegistryError> {
         answer.map_err(|error| failure(&self.host, &error))
     }
 
-    fn response(&self, answer: ureq::http::Response<Body>, host: &str) -> Response {
+    fn response(&self, answer: ureq::http::Response<Body>, at: &Uri) -> Response {
+        let host = at.authority().map(ToString::to_string).unwrap_or_default();
         let text = |headers: &HeaderMap, name| {
             let values = headers.get_all(name).iter();
             values.filter_map(|value| value.to_str().ok().map(str::to_owned)).collect::<Vec<_>>()
@@ -149,7 +150,7 @@ impl Http {
         let challenges = text(answer.headers(), header::WWW_AUTHENTICATE);
         let reader = answer.into_body().into_reader();
         let body = Box::new(Steady::new(reader, self.patience));
-        Response { status, content_type, challenges, body, host: host.to_owned() }
+        Response { status, content_type, challenges, body, host }
     }
 
     /// An address that may be asked: encrypted, unless the registry itself is not.
@@ -208,7 +209,11 @@ fn failure(host: &str, error: &ureq::Error) -> RegistryError {
             RegistryError::Certificate { host: host.to_owned(), why }
         }
         error => {
-            let why = error.to_string().chars().filter(|c| !c.is_control()).take(300).collect();
+            let text = match error {
+                ureq::Error::Io(error) => error.to_string(),
+                error => error.to_string(),
+            };
+            let why = text.chars().filter(|c| !c.is_control()).take(300).collect();
             RegistryError::Connection { host: host.to_owned(), why }
         }
     }
