@@ -1,5 +1,7 @@
 //! The host's side of an agent: a machine whose first process it is, and its sessions.
 
+#![allow(clippy::panic, reason = "a test says what it heard instead")]
+
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
