@@ -82,7 +82,12 @@ pub(crate) fn make(setup: &Setup) -> Result<(), Failure> {
     }
     for (name, file) in files {
         let file = file.context(format!("open {name}"))?;
-        place_file(&file, &format!("/etc/{name}")).context(format!("mount /etc/{name}"))?;
+        let target = format!("/etc/{name}");
+        place_file(&file, &target).context(format!("mount {target}"))?;
+        if setup.read_only_root {
+            mount_remount(&*target, MountFlags::BIND | MountFlags::RDONLY | PLAIN, "")
+                .context(format!("protect {target}"))?;
+        }
     }
     sysctls(&setup.sysctls)?;
     for path in READ_ONLY {

@@ -52,6 +52,9 @@ pub(crate) fn begin() -> Result<(), Failure> {
         .context("mount control groups")?;
     // When memory is short, this is the last to go; what it starts is not.
     fs::write("/proc/self/oom_score_adj", "-1000").context("protect the agent")?;
+    // What a program may reserve is no matter of the machine's size, which is close to the container's
+    // limit: what it uses is, and that limit says what happens then.
+    fs::write("/proc/sys/vm/overcommit_memory", "1").context("let memory be reserved")?;
     let limits =
         [(Resource::Nofile, Some(NOFILE)), (Resource::Nproc, None), (Resource::Core, None)];
     for (resource, limit) in limits {
