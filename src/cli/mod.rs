@@ -130,13 +130,25 @@ pub fn command() -> clap::Command {
 /// Runs the command that `args` (the program's name first) ask for, prints its error if it has
 /// one, and returns the exit status.
 pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let args: Vec<OsString> = args.into_iter().collect();
     let parsed = command()
-        .try_get_matches_from(args)
+        .try_get_matches_from(&args)
         .and_then(|mut matches| Cli::from_arg_matches_mut(&mut matches));
     match parsed {
         Ok(cli) => dispatch(cli).unwrap_or_else(|error| report::error(&error)).into(),
-        Err(error) => report::usage(&error).into(),
+        Err(error) => match report::usage(&error) {
+            // A container's own status may be 2.
+            Exit::Config if is_about_containers(&args) => Exit::Failed.into(),
+            exit => exit.into(),
+        },
     }
+}
+
+/// Whether a command line names a command about images or containers.
+fn is_about_containers(args: &[OsString]) -> bool {
+    let name = args.get(1).and_then(|word| word.to_str());
+    let known = |name: &str| command().find_subcommand(name).is_some();
+    name.is_some_and(|name| !["doctor", "monitor"].contains(&name) && known(name))
 }
 
 fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
@@ -171,6 +183,15 @@ mod tests {
     #[test]
     fn command_line_is_well_formed() {
         command().debug_assert();
+    }
+
+    #[test]
+    fn commands_about_containers_are_told_from_others() {
+        let is = |line: &str| {
+            is_about_containers(&line.split(' ').map(OsString::from).collect::<Vec<_>>())
+        };
+        assert!(is("vmm run --nosuch") && is("vmm exec") && is("vmm pull"));
+        assert!(!is("vmm") && !is("vmm --run") && !is("vmm doctor --x") && !is("vmm nosuch"));
     }
 
     #[test]
