@@ -99,6 +99,7 @@ fn further_processes_are_as_docker_has_them() {
         (&["/etc"], "", Refusal::NotExecutable),
         (&[], "", Refusal::NotFound),
         (&["true"], "/none", Refusal::NoSuchDirectory),
+        (&["true"], &format!("/{}", "x".repeat(30_000)), Refusal::NoSuchDirectory),
         (&["true"], "/etc/passwd", Refusal::NoSuchDirectory),
     ] {
         let args = args.iter().map(|&word| word.to_owned()).collect();

@@ -20,7 +20,7 @@ use rustix::process::{
 use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer};
 use rustix::termios::{Winsize, tcsetwinsize};
 use rustix::thread::{set_no_new_privs, set_thread_groups, set_thread_res_gid, set_thread_res_uid};
-use vmm_protocol::{Refusal, Reply, Role, Setup, Start, TerminalSize};
+use vmm_protocol::{Refusal, Reply, Role, Setup, Start, TerminalSize, printable};
 
 use crate::clock::uptime_us;
 use crate::error::{Context, Failure};
@@ -47,6 +47,8 @@ pub(crate) fn run(plan: Plan<'_>) -> ! {
     isolate(&plan);
     let Ok(report) = plan.report.try_clone() else { std::process::exit(1) };
     if let Err(Failure { kind, what }) = try_run(plan) {
+        // It may repeat names of any length.
+        let what = printable(&what);
         tell(&report, &Reply::Refused { kind, what }, None);
     }
     std::process::exit(1)
