@@ -211,7 +211,7 @@ fn full_disk_is_an_error_with_a_hint_and_leaves_nothing() {
     std::fs::create_dir(place.path("small")).unwrap();
     let script = r#"mount -t tmpfs -o size=$1 none small && mkdir -m 700 small/data || exit 99
         VMM_DATA=$PWD/small/data "$2" pull -q oci:images:a; echo " status $?"; find small -type f -size +0"#;
-    for size in ["100k", "400k", "1200k"] {
+    for size in ["50k", "120k", "300k"] {
         let output = Command::new("unshare")
             .args(["--user", "--map-root-user", "--mount", "sh", "-c", script, "sh", size])
             .arg(env!("CARGO_BIN_EXE_vmm-image"))

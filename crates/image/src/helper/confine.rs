@@ -170,3 +170,28 @@ fn threads_alone() -> Result<SeccompRule, ConfineError> {
     let condition = SeccompCondition::new(0, SeccompCmpArgLen::Qword, with, thread);
     condition.and_then(|condition| SeccompRule::new(vec![condition])).map_err(ConfineError::Backend)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// I19: where the kernel has Landlock, files outside of the listed directories are out of reach.
+    #[test]
+    fn files_that_are_not_listed_are_out_of_reach_where_the_kernel_has_landlock() {
+        let directories = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+        let files = directories.each_ref().map(|directory| directory.path().join("file"));
+        files.iter().for_each(|file| std::fs::write(file, "x").unwrap());
+        let other = directories[0].path().join("other");
+        let what =
+            Confinement { write: vec![directories[0].path().to_owned()], ..Confinement::default() };
+        // The walls are those of one thread.
+        let tried = std::thread::spawn(move || {
+            let walls = restrict_files(&what).is_ok();
+            let own = std::fs::rename(&files[0], &other).and_then(|()| std::fs::read(&other));
+            (walls, own.is_ok(), std::fs::read(&files[1]).is_ok())
+        });
+        let (walls, own, foreign) = tried.join().unwrap();
+        assert!(own, "what is listed is there");
+        assert_eq!(foreign, !walls, "what is not listed is there without walls alone");
+    }
+}
