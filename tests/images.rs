@@ -182,7 +182,7 @@ fn images_that_cannot_be_are_one_clear_line() {
     }
     let (_, hint) = refused(&dir, &["rmi", "missing"]);
     assert!(hint.contains("vmm images"), "{hint}");
-    assert_eq!(vmm(&dir, &["pull", "-rf"]).status.code(), Some(2));
+    assert_eq!(vmm(&dir, &["pull", "-rf"]).status.code(), Some(125));
     assert_eq!(stdout(&dir, &["images", "-q"]), "");
 }
 
