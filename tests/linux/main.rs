@@ -3,7 +3,7 @@
 //! These run in the emulated host (`cargo xtask test guest`), as root, with the cache's kernels and
 //! root filesystems under /srv/vmm and the fresh `vmm` on the PATH.
 
-#![expect(clippy::expect_used, reason = "a test fails by panicking")]
+#![expect(clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 #![expect(unreachable_pub, reason = "a program has no users but its own modules")]
 
 mod agent;
@@ -11,6 +11,7 @@ mod balloon;
 mod block;
 mod boot;
 mod console;
+mod containers;
 mod ends;
 mod guest;
 mod net;

@@ -1,0 +1,102 @@
+//! Containers that try to leave: the agent, the raw disks and the host are not theirs.
+
+use super::world::World;
+
+/// F6: with every capability, no socket to the host, whatever way it is asked for; nodes of the disks and
+/// of memory can be made, and not be used.
+#[test]
+fn sockets_to_the_host_and_raw_disks_are_of_no_use() {
+    let script = "
+import ctypes, errno, os, socket, stat
+libc = ctypes.CDLL(None, use_errno=True)
+def tried(what, *arguments):
+    try: what(*arguments); return 'done'
+    except OSError as e: return errno.errorcode[e.errno]
+def called(*arguments):
+    return 'done' if libc.syscall(*arguments) >= 0 else errno.errorcode[ctypes.get_errno()]
+space = ctypes.create_string_buffer(256)
+print(tried(socket.socket, socket.AF_VSOCK, socket.SOCK_STREAM))
+print(called(41, 40, 1, 0), called(41, 40, 2, 0), called(41, ctypes.c_long(40 | 1 << 32), 1, 0))
+print('others', called(53, 40, 1, 0, space), called(0x40000000 | 41, 40, 1, 0), called(425, 8, space))
+for major in (254, 253, 252, 259, 8):
+    for minor in (0, 1, 16):
+        path = f'/tmp/b{major}-{minor}'
+        os.mknod(path, 0o600 | stat.S_IFBLK, os.makedev(major, minor))
+        print('disk', tried(os.open, path, os.O_RDONLY))
+for minor in (1, 11):
+    os.mknod(f'/tmp/m{minor}', 0o600 | stat.S_IFCHR, os.makedev(1, minor))
+    print('memory', tried(os.open, f'/tmp/m{minor}', os.O_RDONLY))
+print(sorted(name for name in os.listdir('/dev') if name.startswith('vd')))
+";
+    let world = World::new();
+    let line =
+        ["run", "--rm", "--network", "none", "--cap-add", "ALL", "python", "python3", "-c", script];
+    let text = world.run(&line).success();
+    assert!(!text.contains("done"), "{text}");
+    assert_eq!(text.matches("EAFNOSUPPORT").count(), 5, "{text}");
+    assert_eq!(text.matches("disk EPERM").count(), 15, "{text}");
+    assert_eq!(text.matches("memory EPERM").count(), 2, "{text}");
+    assert!(text.ends_with("[]\n"), "{text}");
+}
+
+/// F6: a container that may not mount sees no file system of the machine. One that may, as it was given
+/// the right, sees devices that it cannot read, and on its disks its own files.
+#[test]
+fn mounted_devices_and_disks_are_of_no_use() {
+    let script = "mkdir /d /m /c; mknod /tmp/a b 254 0
+mount -t devtmpfs none /d && for n in vda vdb mem kmsg; do head -c 1 /d/$n && echo read $n; done
+mount -t erofs -o ro /tmp/a /m && echo mounted; mount -t ext4 /d/vdb /m && ls /m
+mount -t cgroup2 none /c && ls -d /c/container
+ls -d /lower /upper /files /agent /init; echo end";
+    let world = World::new();
+    let run = |args: &[&str]| {
+        let line = ["busybox", "sh", "-c", script];
+        world.run(&[&["run", "--rm", "--network", "none"], args, &line].concat()).success()
+    };
+    assert_eq!(run(&[]), "end\n");
+    let text = run(&["--cap-add", "ALL"]);
+    assert!(!text.contains("read") && !text.contains("/c/container"), "{text}");
+    assert!(!text.contains("agent") && text.ends_with("end\n"), "{text}");
+}
+
+/// F6: the agent is not among the processes that can be seen, and none of its files can be reached.
+#[test]
+fn agent_cannot_be_seen_or_reached() {
+    let world = World::new();
+    let script = "cat /proc/[0-9]*/comm; ls -l /proc/1/exe /proc/1/root | awk '{print $NF}'; ls /proc/1/root/
+chroot / sh -c 'cd ../../../..; ls -d */'; cat /proc/1/mountinfo; ls /root";
+    for args in [&[][..], &["--cap-add", "ALL"]] {
+        let line = [&["run", "--rm", "--network", "none"], args, &["busybox", "sh", "-c", script]];
+        let text = world.run(&line.concat()).success();
+        for word in ["vmm-agent", "vmm", "/agent", "/lower ", "/upper ", "/cgroup/container"] {
+            assert!(!text.contains(word), "{word} {args:?}: {text}");
+        }
+    }
+}
+
+/// F6: what `exec` brings into the container has nothing open that is not the container's.
+#[test]
+fn further_processes_bring_nothing_of_the_agent() {
+    let world = World::new();
+    world.start("one", "while :; do for p in /proc/[0-9]*; do readlink $p/exe $p/root $p/cwd; ls -l $p/fd; done > /tmp/seen.new 2>&1; cat /tmp/seen.new >> /tmp/seen; done");
+    for _ in 0..5 {
+        world.ok(&["exec", "one", "true"]);
+    }
+    let seen = world.ok(&["exec", "one", "cat", "/tmp/seen"]);
+    for word in ["vsock", "socket:[", "/init", "vmm", "bpf"] {
+        let lines: Vec<_> = seen.lines().filter(|line| line.contains(word)).collect();
+        assert!(lines.is_empty(), "{word}: {lines:?}");
+    }
+}
+
+/// A container that starts processes without end hurts itself only; it ends when it is told to.
+#[test]
+fn processes_without_end_do_not_keep_a_container_from_ending() {
+    let world = World::new();
+    world.start("one", "b() { b | b & }; b; b; sleep 1000");
+    std::thread::sleep(std::time::Duration::from_secs(2));
+    world.ok(&["kill", "one"]);
+    assert_eq!(world.ok(&["wait", "one"]), "137");
+    world.ok(&["rm", "one"]);
+    world.wait_for_quiet();
+}

@@ -1,0 +1,23 @@
+//! Containers: what they do is what runc and crun do, and what becomes of them is as docker has it.
+//!
+//! - [`differential`] runs [`table`], [`execs`], [`signals`] and [`terminals`] in all three, and
+//!   [`differences`] says what is another and why.
+//! - [`runtime`] is one container of any of the three, [`bundle`] what it is made from.
+//! - The other modules are about what runc has no notion of.
+
+mod attach;
+mod bundle;
+mod differences;
+mod differential;
+mod execs;
+mod failures;
+mod hostile;
+mod lifecycle;
+mod output;
+mod pty;
+mod rules;
+mod runtime;
+mod signals;
+mod table;
+mod terminals;
+mod world;
