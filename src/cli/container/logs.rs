@@ -1,7 +1,7 @@
 //! `vmm logs`.
 
 use std::collections::VecDeque;
-use std::io::{IsTerminal, Write};
+use std::io::{self, BufWriter, IsTerminal, Write};
 use std::thread::sleep;
 use std::time::{Duration, SystemTime};
 
@@ -88,6 +88,7 @@ pub(in super::super) fn logs(args: &LogsArgs) -> anyhow::Result<Exit> {
     let (container, status) = containers.find(&args.container)?;
     let mut reader = LogReader::open(&container.file(LOG));
     let mut printer = Printer::new(args);
+    let (mut out, mut err) = (BufWriter::new(io::stdout()), BufWriter::new(io::stderr()));
     let mut ended = matches!(status, Status::Exited { .. });
     let mut kept = VecDeque::new();
     loop {
@@ -100,13 +101,15 @@ pub(in super::super) fn logs(args: &LogsArgs) -> anyhow::Result<Exit> {
                             kept.pop_front();
                         }
                     }
-                    _ => printer.print(&line)?,
+                    _ => printer.print(&line, &mut out, &mut err)?,
                 }
             }
         }
         for line in kept.drain(..) {
-            printer.print(&line)?;
+            printer.print(&line, &mut out, &mut err)?;
         }
+        out.flush()?;
+        err.flush()?;
         printer.caught_up = true;
         if ended || !args.follow {
             break;
@@ -131,12 +134,20 @@ struct Printer {
     caught_up: bool,
     /// Whether the next piece of each stream begins a line.
     begins: [bool; 2],
+    /// The stream of the last line.
+    last: Stream,
 }
 
 impl Printer {
     fn new(args: &LogsArgs) -> Self {
-        let tames = std::io::stdout().is_terminal();
-        Self { timestamps: args.timestamps, tames, caught_up: false, begins: [true; 2] }
+        let tames = io::stdout().is_terminal();
+        Self {
+            timestamps: args.timestamps,
+            tames,
+            caught_up: false,
+            begins: [true; 2],
+            last: Stream::Out,
+        }
     }
 
     /// The lines of a record, each with its end if that is here.
@@ -151,22 +162,25 @@ impl Printer {
         pieces.map(|piece| Line { stream, time, text: piece.to_vec() }).collect()
     }
 
-    fn print(&mut self, line: &Line) -> std::io::Result<()> {
-        let [out, err] = &mut self.begins;
-        let begins = if line.stream == Stream::Out { out } else { err };
-        let mut text = vec![];
+    fn print(&mut self, line: &Line, out: &mut impl Write, err: &mut impl Write) -> io::Result<()> {
+        let [begins, begins_err] = &mut self.begins;
+        let (begins, writer, other): (_, &mut dyn Write, &mut dyn Write) = match line.stream {
+            Stream::Out => (begins, out, err),
+            Stream::Err => (begins_err, err, out),
+        };
+        // On a terminal they are one.
+        if self.last != line.stream {
+            other.flush()?;
+            self.last = line.stream;
+        }
         if self.timestamps && *begins {
-            write!(text, "{} ", line.time)?;
+            write!(writer, "{} ", line.time)?;
         }
         *begins = line.text.ends_with(b"\n");
         if self.tames {
-            text.extend_from_slice(tamed(&line.text).as_bytes());
+            writer.write_all(tamed(&line.text).as_bytes())
         } else {
-            text.extend_from_slice(&line.text);
-        }
-        match line.stream {
-            Stream::Out => std::io::stdout().write_all(&text),
-            Stream::Err => std::io::stderr().write_all(&text),
+            writer.write_all(&line.text)
         }
     }
 }

@@ -29,6 +29,8 @@ const BOOT_TIME: Duration = Duration::from_secs(90);
 const AGENT_TIME: Duration = Duration::from_secs(30);
 /// How long a guest may take to write everything to its disk and power off.
 const END_TIME: Duration = Duration::from_secs(5);
+/// Between the end of a process's connections and its own.
+const MOMENT: Duration = Duration::from_millis(500);
 /// What is kept of the monitor's messages, in bytes.
 const MAX_WORDS: usize = 16 << 10;
 
@@ -99,6 +101,13 @@ impl Guest {
     /// How a machine that ended by itself is explained.
     pub(super) fn explain(&mut self, cause: String) -> Failure {
         self.monitor.explain(Phase::Run, cause)
+    }
+
+    /// Whether the monitor has ended. One that is about to, as its connections are gone already, gets a
+    /// moment.
+    pub(super) fn has_ended(&mut self) -> bool {
+        self.monitor.wait(Instant::now() + MOMENT);
+        !matches!(self.monitor.child.try_wait(), Ok(None))
     }
 
     /// Ends the machine; in order if what the container wrote is kept.

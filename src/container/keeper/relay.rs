@@ -89,7 +89,12 @@ impl Relay {
                 Ok(None) => result = self.step(guest, spec),
                 Ok(Some(ended)) => return ended,
                 Err(e) => {
-                    let failure = guest.explain(format!("the agent fell silent: {e}"));
+                    let cause = if guest.has_ended() {
+                        "the machine ended".to_owned()
+                    } else {
+                        format!("the agent fell silent: {e}")
+                    };
+                    let failure = guest.explain(cause);
                     return Ended { error: Some(failure), ..failed(Phase::Run, String::new()) };
                 }
             }
