@@ -25,6 +25,9 @@ const MAX_QUESTIONS: usize = 256;
 /// How long commands may take to hear that it is over.
 const GOODBYE: Duration = Duration::from_secs(5);
 
+/// How a container ended whose machine was ended because somebody wanted that.
+const KILLED: Ended = Ended { code: 137, oom: false, error: None };
+
 /// What a keeper passes on, and to whom.
 pub(super) struct Relay {
     log: Option<LogWriter>,
@@ -40,6 +43,8 @@ pub(super) struct Relay {
     asked: VecDeque<u64>,
     /// Commands so far, each of which has its number.
     callers: u64,
+    /// Whether a command had the machine ended.
+    destroyed: bool,
 }
 
 impl Relay {
@@ -54,6 +59,7 @@ impl Relay {
             input_ends: false,
             asked: VecDeque::new(),
             callers: 1,
+            destroyed: false,
         }
     }
 
@@ -88,6 +94,7 @@ impl Relay {
             match result {
                 Ok(None) => result = self.step(guest, spec),
                 Ok(Some(ended)) => return ended,
+                Err(_) if self.destroyed => return KILLED,
                 Err(e) => {
                     let cause = if guest.has_ended() {
                         "the machine ended".to_owned()
@@ -137,6 +144,9 @@ impl Relay {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
             self.hear_agent(guest)?;
+        }
+        if ready.monitor && self.destroyed {
+            return Ok(Some(KILLED));
         }
         if ready.monitor {
             let failure = guest.explain("the machine ended".to_owned());
@@ -240,7 +250,10 @@ impl Relay {
                 Ask::Attach { .. } => drop(visitor.tell(&Tell::Started)),
                 Ask::Resize(size) => guest.session.say(&Request::Resize(size))?,
                 Ask::Signal(signal) => guest.session.say(&Request::Signal(signal))?,
-                Ask::Destroy => guest.destroy(),
+                Ask::Destroy => {
+                    self.destroyed = true;
+                    guest.destroy();
+                }
                 Ask::StdinEof => visitor.end_input(),
                 Ask::Stats | Ask::Processes if self.asked.len() >= MAX_QUESTIONS => {}
                 Ask::Stats => {
