@@ -63,7 +63,8 @@ impl Visitor {
 
     /// Takes what it sends, and hands out what it asks. An error or `false` means that it is gone.
     pub(super) fn hear(&mut self, asks: &mut Vec<Ask>) -> io::Result<bool> {
-        self.link.flush()?;
+        // A command may ask for something and be gone before it was told anything.
+        let told = self.link.flush();
         let more = self.link.fill()?;
         while let Some(frame) = self.link.frames.next().map_err(broken)? {
             if frame.kind == Kind::Stdin {
@@ -87,7 +88,7 @@ impl Visitor {
             }
             asks.push(ask);
         }
-        Ok(more)
+        told.map(|()| more)
     }
 
     /// Takes its input, and lets it send as much again.
