@@ -38,7 +38,7 @@ const NATIVE_PACKAGES: &[&str] = &[
 const MEMORY_MIB: u32 = 6144;
 
 /// Longer than all guest tests together take on the slowest machine we know.
-const TIMEOUT: Duration = Duration::from_secs(30 * 60);
+const TIMEOUT: Duration = Duration::from_secs(60 * 60);
 
 /// Runs the programs in `$1` with the other arguments; fails if one does.
 const RUN_ALL: &str = r#"
