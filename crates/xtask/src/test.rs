@@ -18,7 +18,7 @@ use crate::workspace::{self, Profile, Program};
 use crate::{artifacts, command, packages};
 
 /// Where the test programs lie in the emulated host.
-const PROGRAMS: &str = "/root/tests";
+const PROGRAMS: &str = "/srv/tests";
 
 /// What the native tests call: a compiler for guest programs, network interfaces, namespaces, and
 /// what else reads images.

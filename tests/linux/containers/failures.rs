@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
 
-use super::world::{Ran, World, eventually, finish, kernel, run, spawn, until};
+use super::world::{Ran, World, eventually, finish, kernel, run, spawn};
 use crate::guest::{artifact, signal};
 
 const LINE: [&str; 7] = ["run", "--rm", "--network", "none", "busybox", "echo", "started"];
@@ -99,19 +99,7 @@ fn arguments_that_make_no_sense_are_told_before_anything_starts() {
 #[test]
 fn monitor_that_is_killed_is_told_with_the_phase() {
     let world = World::new();
-    let line = [
-        "run",
-        "--network",
-        "none",
-        "--name",
-        "one",
-        "busybox",
-        "sh",
-        "-c",
-        "echo ready; sleep 1000",
-    ];
-    let mut client = spawn(&mut world.vmm(&line), Stdio::null());
-    until(client.stdout.as_mut().expect("piped"), "ready\n");
+    let client = world.run_until_ready("one");
     signal(process_of(&world, "monitor"), "KILL");
     let ran = finish(client);
     assert_told(&ran, &["run: "]);
@@ -124,19 +112,7 @@ fn monitor_that_is_killed_is_told_with_the_phase() {
 #[test]
 fn keeper_that_is_killed_takes_the_machine_with_it() {
     let world = World::new();
-    let line = [
-        "run",
-        "--network",
-        "none",
-        "--name",
-        "one",
-        "busybox",
-        "sh",
-        "-c",
-        "echo ready; sleep 1000",
-    ];
-    let mut client = spawn(&mut world.vmm(&line), Stdio::null());
-    until(client.stdout.as_mut().expect("piped"), "ready\n");
+    let client = world.run_until_ready("one");
     signal(process_of(&world, "keep"), "KILL");
     assert_told(&finish(client), &["keeper"]);
     world.wait_for_quiet();

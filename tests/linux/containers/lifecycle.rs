@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use super::world::{Ran, World, eventually, finish, run, spawn, until};
+use super::world::{Ran, World, eventually, finish, run, spawn};
 
 const QUIET: [&str; 4] = ["run", "--rm", "--network", "none"];
 
@@ -222,19 +222,7 @@ fn memory_limit_is_the_containers_own() {
 #[test]
 fn client_that_is_killed_leaves_the_container_running() {
     let world = World::new();
-    let line = [
-        "run",
-        "--network",
-        "none",
-        "--name",
-        "one",
-        "busybox",
-        "sh",
-        "-c",
-        "echo ready; sleep 1000",
-    ];
-    let mut client = spawn(&mut world.vmm(&line), Stdio::null());
-    until(client.stdout.as_mut().expect("piped"), "ready\n");
+    let mut client = world.run_until_ready("one");
     client.kill().expect("kill");
     client.wait().expect("wait");
     thread::sleep(Duration::from_millis(300));

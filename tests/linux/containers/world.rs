@@ -105,6 +105,15 @@ impl World {
         self.ok(&[&args[..], &[script]].concat());
     }
 
+    /// A client in the foreground, whose container has begun and sleeps.
+    pub fn run_until_ready(&self, name: &str) -> Child {
+        let script = "echo ready; sleep 1000";
+        let line = ["run", "--network", "none", "--name", name, "busybox", "sh", "-c", script];
+        let mut client = spawn(&mut self.vmm(&line), Stdio::null());
+        until(client.stdout.as_mut().expect("piped"), "ready\n");
+        client
+    }
+
     /// The names of all containers, the running ones only or all.
     pub fn names(&self, all: bool) -> Vec<String> {
         let list = if all { "-a" } else { "--no-trunc" };

@@ -17,7 +17,7 @@ use crate::host::Job;
 use crate::{command, packages};
 
 /// The directory of a group's files in the emulated host.
-const INSIDE: &str = "/root/bench";
+const INSIDE: &str = "/srv/bench";
 
 /// Names of the files every group has.
 pub(super) const XTASK: &str = "xtask";
