@@ -13,12 +13,12 @@ use anyhow::{Context as _, Result, bail, ensure};
 use rustix::mount::{MountFlags, mount};
 
 use super::Context;
-use super::boot::{ROOT, add_linux};
+use super::boot::{ROOT, add_linux_that_runs_us};
 use super::figure::{Figure, Unit};
 use super::guest::{MARK, PATH};
 use super::inside::Inside;
 use super::monitor::{Disk, Guest, MEMORY_MIB};
-use super::place::{Place, THIS_PROGRAM, VMM};
+use super::place::{Place, VMM};
 use super::record::{Arm, Records};
 use super::run::{Run, interleave};
 
@@ -79,8 +79,7 @@ const RATE: &str = "rate";
 /// A run failed.
 pub(super) fn figures(context: &Context, records: &mut Records) -> Result<Vec<Figure>> {
     let bundle = context.bundle(GROUP)?;
-    let program = fs::read(THIS_PROGRAM).context("read the running program")?;
-    add_linux(&bundle, &["minimal"], &program)?;
+    add_linux_that_runs_us(&bundle)?;
     records.merge(bundle.measure(Place::Emulated, GROUP, context.runs(RUNS))?);
     let mut figures = vec![];
     for way in Way::ALL {

@@ -3,12 +3,12 @@
 use anyhow::{Context as _, Result, ensure};
 
 use super::Context;
-use super::boot::{ROOT, add_linux};
+use super::boot::{ROOT, add_linux_that_runs_us};
 use super::figure::{Figure, Goal, Unit};
 use super::guest::{self, DONE, MARK};
 use super::inside::Inside;
 use super::monitor::{Disk, Guest, Way};
-use super::place::{Place, THIS_PROGRAM};
+use super::place::Place;
 use super::reads::noise;
 use super::record::{Arm, Records};
 use super::run::interleave;
@@ -39,8 +39,7 @@ const VARIANTS: [(Arm, Way); 4] = [
 /// A run failed.
 pub(super) fn figures(context: &Context, records: &mut Records) -> Result<Vec<Figure>> {
     let bundle = context.bundle(GROUP)?;
-    let program = std::fs::read(THIS_PROGRAM).context("read the running program")?;
-    add_linux(&bundle, &["minimal"], &program)?;
+    add_linux_that_runs_us(&bundle)?;
     records.merge(bundle.measure(Place::Emulated, GROUP, context.runs(RUNS))?);
     let mut figures = vec![];
     for access in ACCESSES {

@@ -14,7 +14,7 @@ use super::Context;
 use super::figure::{Figure, Goal, Unit};
 use super::inside::{Inside, Link};
 use super::monitor::{Disk, Guest};
-use super::place::{Bundle, Place};
+use super::place::{Bundle, Place, THIS_PROGRAM};
 use super::program::{self, INIT_LINE};
 use super::record::{Arm, Records};
 use super::run::{interleave, ms};
@@ -102,6 +102,15 @@ pub(super) fn figures(context: &Context, records: &mut Records) -> Result<Vec<Fi
         gate.write()?;
     }
     Ok(figures)
+}
+
+/// As [`add_linux`], with the minimal kernel and this very program as `init`.
+///
+/// # Errors
+/// The program cannot be read; see [`add_linux`].
+pub(super) fn add_linux_that_runs_us(bundle: &Bundle) -> Result<()> {
+    let program = fs::read(THIS_PROGRAM).context("read the running program")?;
+    add_linux(bundle, &["minimal"], &program)
 }
 
 /// Adds our kernels of these `flavours` under their names, and [`ROOT`] with the program `init`.

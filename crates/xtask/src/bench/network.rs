@@ -1,18 +1,16 @@
 //! The network of a guest: TCP both ways on one stream and on four, and the time there and back. Over
 //! TAP against QEMU without vhost and with it, and by passt.
 
-use std::fs;
-
 use anyhow::{Context as _, Result};
 
 use super::Context;
-use super::boot::{ROOT, add_linux};
+use super::boot::{ROOT, add_linux_that_runs_us};
 use super::figure::{Figure, Goal, Unit};
 use super::flow::{self, End, Flow};
 use super::guest;
 use super::inside::{self, Inside, Link};
 use super::monitor::{Disk, Guest, Network};
-use super::place::{Place, THIS_PROGRAM, VMM};
+use super::place::{Place, VMM};
 use super::record::{Arm, Records};
 use super::run::interleave;
 use super::socket::Address;
@@ -98,8 +96,7 @@ impl Way {
 /// A run failed.
 pub(super) fn figures(context: &Context, records: &mut Records) -> Result<Vec<Figure>> {
     let bundle = context.bundle(GROUP)?;
-    let program = fs::read(THIS_PROGRAM).context("read the running program")?;
-    add_linux(&bundle, &["minimal"], &program)?;
+    add_linux_that_runs_us(&bundle)?;
     records.merge(bundle.measure(Place::Emulated, GROUP, context.runs(RUNS))?);
     let mut figures = vec![];
     for flow in FLOWS {

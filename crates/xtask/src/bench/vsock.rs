@@ -1,19 +1,18 @@
 //! Sockets between guest and host: bytes both ways and connections, against QEMU with the host
 //! kernel's vhost-vsock, and against the same program at both ends of plain Unix sockets.
 
-use std::fs;
 use std::process::Command;
 
 use anyhow::{Context as _, Result};
 
 use super::Context;
-use super::boot::{ROOT, add_linux};
+use super::boot::{ROOT, add_linux_that_runs_us};
 use super::figure::{Figure, Unit};
 use super::flow::{self, End, Flow};
 use super::guest::{self, DONE};
 use super::inside::Inside;
 use super::monitor::{Disk, Guest};
-use super::place::{Place, THIS_PROGRAM, VMM, XTASK};
+use super::place::{Place, VMM, XTASK};
 use super::record::{Arm, Records};
 use super::run::{Run, interleave};
 use super::socket::{Address, HOST_CID, OWN_CID};
@@ -112,8 +111,7 @@ fn plain(inside: &Inside) -> (Address, Address) {
 /// A run failed.
 pub(super) fn figures(context: &Context, records: &mut Records) -> Result<Vec<Figure>> {
     let bundle = context.bundle(GROUP)?;
-    let program = fs::read(THIS_PROGRAM).context("read the running program")?;
-    add_linux(&bundle, &["minimal"], &program)?;
+    add_linux_that_runs_us(&bundle)?;
     records.merge(bundle.measure(Place::Emulated, GROUP, context.runs(RUNS))?);
     let mut figures = vec![];
     for flow in FLOWS {
