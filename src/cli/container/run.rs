@@ -55,11 +55,10 @@ pub(in super::super) fn run(mut options: RunOptions) -> anyhow::Result<Exit> {
 /// What does not go together, and what is not there yet.
 fn check(options: &mut RunOptions) -> anyhow::Result<()> {
     if !options.volume.is_empty() {
-        bail!("-v is not there yet: a container shares no directory with the host; use vmm cp");
-    }
-    if options.detach && options.rm && options.cidfile.is_none() && options.interactive {
-        // Harmless together, as in docker: the input is simply empty.
-        options.interactive = false;
+        bail!(
+            "-v is not there yet: a container shares no directory with the host; copy by \
+             `tar -c DIR | vmm exec -i CONTAINER tar -x`"
+        );
     }
     if options.network.is_none() {
         options.network = Some(usual_network(options));

@@ -125,5 +125,5 @@ fn volumes_are_refused_in_one_sentence() {
     let refused = run(&world, &["-v", "/a:/b", "busybox", "true"]);
     assert_eq!(refused.status, 125, "{}", refused.err());
     assert_eq!(refused.err().lines().count(), 1, "{}", refused.err());
-    assert!(refused.err().contains("vmm cp"), "{}", refused.err());
+    assert!(refused.err().contains("vmm exec -i"), "{}", refused.err());
 }
