@@ -158,12 +158,15 @@ impl Container {
         Lock::take(&self.file(LOCK))
     }
 
-    /// Waits until nobody looks after the container any more.
+    /// Waits until nobody looks after the container any more; `None` when its keeper has removed it.
     ///
     /// # Errors
     /// The lock cannot be opened.
-    pub fn wait_for_keeper(&self) -> Result<Lock, ContainerError> {
-        Lock::wait(&self.file(LOCK))
+    pub fn wait_for_keeper(&self) -> Result<Option<Lock>, ContainerError> {
+        match Lock::wait(&self.file(LOCK)) {
+            Err(ContainerError::Lock { source: Errno::NOENT, .. }) => Ok(None),
+            lock => lock.map(Some),
+        }
     }
 
     /// Notes a control group before it is made, so that whoever comes after a dead keeper removes it.

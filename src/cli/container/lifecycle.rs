@@ -100,8 +100,9 @@ pub(in super::super) fn rm(args: &RmArgs) -> anyhow::Result<Exit> {
                 call.wait(None)
             });
         }
-        let lock = container.wait_for_keeper()?;
-        container.remove(&lock)?;
+        if let Some(lock) = container.wait_for_keeper()? {
+            container.remove(&lock)?;
+        }
         Ok(None)
     })
 }

@@ -91,3 +91,11 @@ fn torn_status_counts_as_not_yet_said() {
     assert_eq!(container.status(), Status::Created);
     assert!(containers.find("one").is_ok());
 }
+
+#[test]
+fn container_that_its_keeper_removed_is_waited_for_no_longer() {
+    let (_top, containers) = containers();
+    let (container, lock) = containers.create(spec("one")).expect("made");
+    container.remove(&lock).expect("removed");
+    assert!(container.wait_for_keeper().expect("no error").is_none());
+}
