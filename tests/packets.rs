@@ -120,7 +120,7 @@ impl Case {
     }
 
     fn perform(self, script: &mut Script) -> Performed {
-        let (sent, received) = (Ring::at(RING, 64), start(script, &VSOCK));
+        let (sent, received) = (Ring::at(RING, 64), start(script, &VSOCK, ROOM));
         let mut answered = 0;
         for (number, (bytes, lens, answers)) in (1..).zip(&self.steps) {
             script.copy(SENT, bytes);
@@ -173,11 +173,11 @@ fn half(header: &Slot, output: &[u8], at: usize) -> u16 {
 }
 
 /// Brings the device to work with both queues: what the guest sends is chain 0 each time, at
-/// [`RING`], and there are buffers for [`ANSWERS`], whose ring is returned.
-fn start(script: &mut Script, subject: &Subject) -> Ring {
+/// [`RING`], and there are buffers of `room` bytes for [`ANSWERS`], whose ring is returned.
+fn start(script: &mut Script, subject: &Subject, room: u32) -> Ring {
     let (sent, received) = (Ring::at(RING, 64), Ring::at(RING + 0x8000, ANSWERS));
     let buffers: Vec<Desc> =
-        (0..ANSWERS.into()).map(|n| Desc::writable(RECEIVED + n * APART, ROOM)).collect();
+        (0..ANSWERS.into()).map(|n| Desc::writable(RECEIVED + n * APART, room)).collect();
     let all: Vec<u16> = (0..ANSWERS).collect();
     place(script, &received.contents().descriptors(0, &buffers).available(&all));
     place(script, &sent.contents());
@@ -239,11 +239,7 @@ fn packets_of_any_length_and_form_harm_their_connection_alone() {
 #[test]
 fn buffer_without_room_for_data_breaks_the_device() {
     let mut script = Script::new();
-    let received = start(&mut script, &VSOCK);
-    place(
-        &mut script,
-        &received.contents().descriptors(0, &[Desc::writable(RECEIVED, 44)]).available(&[0]),
-    );
+    let received = start(&mut script, &VSOCK, 44);
     VSOCK.device.kick(&mut script, 0);
     let outcome = VSOCK.device.settle(&mut script, &received, u16::MAX);
     let works = VSOCK.works(&mut script);
@@ -359,7 +355,7 @@ fn services_that_are_missing_or_somebody_elses_are_refused() {
 
     let mut script = Script::new();
     let sent = Ring::at(RING, 64);
-    let received = start(&mut script, &ALONE);
+    let received = start(&mut script, &ALONE, ROOM);
     let ports: Vec<u32> = (60..=66).chain([SILENT]).collect();
     for (number, port) in (1..).zip(&ports) {
         let request = Packet::new(REQUEST).to(*port);
@@ -400,7 +396,7 @@ fn guest_that_sends_to_services_that_never_read_is_cut_off() {
     VSOCK.works(&mut script);
     script.pause();
     let before = script.results() - 1;
-    start(&mut script, &VSOCK);
+    start(&mut script, &VSOCK, ROOM);
     VSOCK.device.negotiate(&mut script, F_VERSION_1);
     VSOCK.device.set_queue(&mut script, 0, &received);
     VSOCK.device.set_queue(&mut script, 1, &sent);
