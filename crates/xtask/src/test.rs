@@ -7,9 +7,10 @@
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::Stdio;
+use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use clap::{Args, ValueEnum};
 
 use crate::host::Job;
@@ -39,6 +40,10 @@ const MEMORY_MIB: u32 = 6144;
 
 /// Longer than all guest tests together take on the slowest machine we know.
 const TIMEOUT: Duration = Duration::from_secs(60 * 60);
+
+/// The tests of one emulated host, as arguments of the test programs: those of containers take as long as
+/// all others.
+const SHARES: [&[&str]; 2] = [&["--skip", "containers::"], &["containers::"]];
 
 /// Runs the programs in `$1` with the other arguments; fails if one does.
 const RUN_ALL: &str = r#"
@@ -114,12 +119,34 @@ fn native(filter: Option<&str>) -> Result<Totals> {
     Ok(counter.totals(status.success()))
 }
 
+/// Runs the tests that boot guests: those that are asked for in one emulated host, all of them in one
+/// for each of [`SHARES`], at the same time.
 fn guest(filter: Option<&str>) -> Result<Totals> {
+    let job = guest_job()?;
+    let shares: Vec<Job> = match filter {
+        Some(filter) => vec![with_arguments(&job, &[filter])],
+        None => SHARES.iter().map(|share| with_arguments(&job, share)).collect(),
+    };
+    let mut sum = Totals::default();
+    thread::scope(|scope| {
+        let (first, others) = shares.split_first().context("there is a share")?;
+        let others: Vec<_> = others.iter().map(|job| scope.spawn(|| kept_back(job))).collect();
+        sum += relay(first, &mut io::stdout(), &mut io::stderr());
+        for other in others {
+            let (output, totals) = other.join().map_err(|_| anyhow!("a share panicked"))?;
+            io::stdout().write_all(&output)?;
+            sum += totals;
+        }
+        Ok(sum)
+    })
+}
+
+/// The job that runs all programs with the arguments that are added to its command.
+fn guest_job() -> Result<Job> {
     let tests = workspace::guest_tests()?;
     ensure!(!tests.is_empty(), "the workspace declares no tests that boot guests");
     let programs = workspace::build_guest_tests(&tests)?;
     let mut job = Job::new(["sh", "-c", RUN_ALL, "tests", PROGRAMS]);
-    job.command.extend(filter.map(Into::into));
     for Program { name, path } in programs {
         job.copy.push((path, PathBuf::from(PROGRAMS).join(name)));
     }
@@ -127,11 +154,29 @@ fn guest(filter: Option<&str>) -> Result<Totals> {
     job.memory_mib = MEMORY_MIB;
     job.timeout = Some(TIMEOUT);
     job.environment.push(("RUST_BACKTRACE".into(), "1".into()));
-    let mut counter = Counter::new(io::stdout());
-    let ended = job.relay_to(&mut counter, &mut io::stderr());
-    counter.flush()?;
+    Ok(job)
+}
+
+fn with_arguments(job: &Job, arguments: &[&str]) -> Job {
+    let mut job = job.clone();
+    job.command.extend(arguments.iter().map(Into::into));
+    job
+}
+
+/// Runs `job` and returns what it printed, lest it mix with what another one prints.
+fn kept_back(job: &Job) -> (Vec<u8>, Totals) {
+    let (mut output, mut errors) = (vec![], vec![]);
+    let totals = relay(job, &mut output, &mut errors);
+    output.extend(errors);
+    (output, totals)
+}
+
+fn relay(job: &Job, stdout: &mut dyn Write, stderr: &mut dyn Write) -> Totals {
+    let mut counter = Counter::new(stdout);
+    let ended = job.relay_to(&mut counter, stderr);
     if let Err(error) = &ended {
-        eprintln!("test: {error:#}");
+        // Nothing is lost when this cannot be written: the totals tell that it failed.
+        let _ = writeln!(stderr, "test: {error:#}");
     }
-    Ok(counter.totals(matches!(ended, Ok(0))))
+    counter.totals(matches!(ended, Ok(0)))
 }
