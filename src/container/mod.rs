@@ -9,6 +9,7 @@ pub mod call;
 mod cgroup;
 pub mod client;
 pub mod clock;
+pub mod copy;
 mod hosts;
 mod id;
 mod keeper;

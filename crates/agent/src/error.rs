@@ -4,6 +4,7 @@ use std::fmt::Display;
 use std::io;
 
 use vmm_protocol::Refusal;
+use vmm_protocol::archive::CopyError;
 
 /// Why something asked for was not done.
 #[derive(Debug, PartialEq, Eq)]
@@ -16,6 +17,12 @@ impl Failure {
     /// A failure of this kind.
     pub(crate) fn new(kind: Refusal, what: impl Into<String>) -> Self {
         Self { kind, what: what.into() }
+    }
+}
+
+impl From<CopyError> for Failure {
+    fn from(error: CopyError) -> Self {
+        Self::new(Refusal::Other, error.to_string())
     }
 }
 

@@ -32,7 +32,6 @@ mod setup;
 mod spawn;
 mod stats;
 mod sys;
-mod tar;
 mod user;
 mod vsock;
 

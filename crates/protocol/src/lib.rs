@@ -22,9 +22,11 @@
 //! A copy: `CopyOut` is answered by [`Reply::Found`], a tar stream as `Stdout`, and
 //! [`Reply::Copied`]; `CopyIn` by [`Reply::Credit`], then takes a tar stream as `Stdin` that ends
 //! with [`Request::StdinEof`], and says [`Reply::Copied`]. [`Reply::Refused`] ends either at any time.
+//! Both ends of the tar stream are in [`archive`].
 
 #![cfg_attr(not(test), deny(clippy::indexing_slicing, clippy::as_conversions))]
 
+pub mod archive;
 mod frame;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;

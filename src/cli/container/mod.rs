@@ -1,5 +1,6 @@
 //! The commands about containers.
 
+mod cp;
 mod exec;
 mod hidden;
 mod kernel;
@@ -48,6 +49,9 @@ pub(super) enum Command {
     /// Connect this terminal to a container's first process
     Attach(exec::AttachArgs),
 
+    /// Copy files between this host and a container
+    Cp(cp::CpArgs),
+
     /// List containers
     Ps(list::PsArgs),
 
@@ -82,6 +86,7 @@ impl Command {
         match self {
             Self::Exec(args) => exec::exec(*args),
             Self::Attach(args) => exec::attach(&args),
+            Self::Cp(args) => cp::cp(&args),
             Self::Ps(args) => list::ps(&args),
             Self::Logs(args) => logs::logs(&args),
             Self::Stop(args) => lifecycle::stop(&args),

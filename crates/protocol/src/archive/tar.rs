@@ -4,13 +4,15 @@
 use std::io::{self, Read};
 
 /// The unit of an archive.
-pub(crate) const BLOCK: usize = 512;
+pub(super) const BLOCK: usize = 512;
 /// The longest name, link target or list of attributes that is read.
 const MAX_TEXT: u64 = 64 << 10;
+/// Headers about the next entry, at most.
+const MAX_EXTENSIONS: usize = 16;
 
 /// What an entry of an archive is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum EntryKind {
+pub(super) enum EntryKind {
     File,
     HardLink,
     Link,
@@ -22,22 +24,22 @@ pub(crate) enum EntryKind {
 
 /// An entry of an archive, its content aside.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Entry {
-    pub(crate) kind: EntryKind,
-    pub(crate) name: Vec<u8>,
+pub(super) struct Entry {
+    pub(super) kind: EntryKind,
+    pub(super) name: Vec<u8>,
     /// Target of a link.
-    pub(crate) link: Vec<u8>,
-    pub(crate) mode: u32,
-    pub(crate) uid: u32,
-    pub(crate) gid: u32,
+    pub(super) link: Vec<u8>,
+    pub(super) mode: u32,
+    pub(super) uid: u32,
+    pub(super) gid: u32,
     /// Bytes of content that follow.
-    pub(crate) size: u64,
+    pub(super) size: u64,
     /// Seconds since 1970.
-    pub(crate) modified: u64,
+    pub(super) modified: u64,
 }
 
 /// The header of `entry`: blocks that its content follows, padded to whole blocks.
-pub(crate) fn header(entry: &Entry) -> Vec<u8> {
+pub(super) fn header(entry: &Entry) -> Vec<u8> {
     let mut records = vec![];
     let mut record = |key: &str, value: &[u8]| {
         // The length counts itself: two digits more are enough for all there are.
@@ -87,7 +89,7 @@ pub(crate) fn header(entry: &Entry) -> Vec<u8> {
 }
 
 /// Zeros that make `size` bytes of content whole blocks.
-pub(crate) fn padding(size: u64) -> usize {
+pub(super) fn padding(size: u64) -> usize {
     let block = u64::try_from(BLOCK).unwrap_or(1);
     let rest = size.checked_rem(block).unwrap_or(0);
     if rest == 0 { 0 } else { usize::try_from(block.saturating_sub(rest)).unwrap_or(0) }
@@ -133,9 +135,9 @@ fn ustar(entry: &Entry, kind: u8) -> Vec<u8> {
 ///
 /// # Errors
 /// The stream fails, ends early, or is no archive.
-pub(crate) fn next(stream: &mut impl Read) -> io::Result<Option<Entry>> {
+pub(super) fn next(stream: &mut impl Read) -> io::Result<Option<Entry>> {
     let mut attributes = Attributes::default();
-    loop {
+    for _ in 0..=MAX_EXTENSIONS {
         let mut block = [0; BLOCK];
         stream.read_exact(&mut block)?;
         if block.iter().all(|byte| *byte == 0) {
@@ -146,6 +148,7 @@ pub(crate) fn next(stream: &mut impl Read) -> io::Result<Option<Entry>> {
             b'x' => attributes.read(&text(stream, entry.size)?)?,
             // Attributes of all that follows: times and comments at most.
             b'g' => drop(text(stream, entry.size)?),
+            b'S' => return Err(sparse()),
             b'L' => attributes.name = Some(until_zero(&text(stream, entry.size)?)),
             b'K' => attributes.link = Some(until_zero(&text(stream, entry.size)?)),
             _ => {
@@ -154,14 +157,24 @@ pub(crate) fn next(stream: &mut impl Read) -> io::Result<Option<Entry>> {
                 if entry.kind == EntryKind::File && entry.name.ends_with(b"/") {
                     entry.kind = EntryKind::Directory;
                 }
+                // Nothing follows the others, whatever size they claim.
+                if entry.kind != EntryKind::File {
+                    entry.size = 0;
+                }
                 return Ok(Some(entry));
             }
         }
     }
+    Err(nonsense())
 }
 
 fn nonsense() -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, "not a tar stream")
+}
+
+fn sparse() -> io::Error {
+    let what = "an archive with GNU tar's form of sparse files: make it without --sparse";
+    io::Error::new(io::ErrorKind::Unsupported, what)
 }
 
 /// Content of an entry that is about the next one.
@@ -254,6 +267,7 @@ impl Attributes {
             let (key, value) = record;
             let text = || std::str::from_utf8(value).map_err(|_| nonsense());
             match key {
+                _ if key.starts_with(b"GNU.sparse.") => return Err(sparse()),
                 b"path" => self.name = Some(value.to_vec()),
                 b"linkpath" => self.link = Some(value.to_vec()),
                 b"size" => self.size = Some(text()?.parse().map_err(|_| nonsense())?),
