@@ -174,7 +174,11 @@ pub(super) fn destination_on_host(
         Ok(found) => Some(found),
         Err(error) if error.kind() == io::ErrorKind::NotFound => None,
         Err(error) if error.kind() == io::ErrorKind::NotADirectory && asked => {
-            return Err(CopyError::NotADirectory(path.display().to_string()));
+            let path = path.display().to_string();
+            let is_directory = copied.is_directory;
+            let error =
+                if is_directory { CopyError::DirectoryToFile } else { CopyError::NoDirectory };
+            return Err(error(path));
         }
         Err(error) => return Err(CopyError::host(path, error)),
     };

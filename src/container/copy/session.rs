@@ -91,6 +91,15 @@ impl<'a> Session<'a> {
         }
     }
 
+    /// Waits for credit, when nothing else may come.
+    fn hear_credit(&mut self) -> Result<(), CopyError> {
+        let Heard::Said(Reply::Credit(more)) = self.hear()? else {
+            return Err(CopyError::Nonsense);
+        };
+        self.credit = self.credit.saturating_add(usize::try_from(more).unwrap_or(usize::MAX));
+        Ok(())
+    }
+
     fn wait(&self) -> Result<(), CopyError> {
         let mut fds = vec![PollFd::from_borrowed_fd(self.link.as_fd(), self.link.interest(true))];
         if let Some(stop) = self.stop {
@@ -134,20 +143,14 @@ impl Read for Session<'_> {
 impl Write for Session<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         while self.credit == 0 || self.link.is_behind() {
-            match self.hear().map_err(io::Error::other)? {
-                Heard::Said(Reply::Credit(more)) => {
-                    let more = usize::try_from(more).unwrap_or(usize::MAX);
-                    self.credit = self.credit.saturating_add(more);
-                }
-                _ => return Err(io::Error::other(CopyError::Nonsense)),
-            }
+            self.hear_credit().map_err(io::Error::other)?;
         }
         let len = bytes.len().min(self.credit);
         self.credit = self.credit.saturating_sub(len);
         let passed = self.link.pass(Kind::Stdin, bytes.get(..len).unwrap_or_default());
         while passed.is_err() {
             // Why is in what came before the end.
-            self.hear().map_err(io::Error::other)?;
+            self.hear_credit().map_err(io::Error::other)?;
         }
         self.count(len);
         Ok(len)

@@ -7,6 +7,7 @@
 
 mod attach;
 mod bundle;
+mod copy;
 mod differences;
 mod differential;
 mod execs;
