@@ -7,13 +7,14 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 /// The cases that must be covered.
-const REQUIRED: [(char, RangeInclusive<u8>); 13] = [
+const REQUIRED: [(char, RangeInclusive<u8>); 14] = [
     ('K', 1..=11),
     ('M', 1..=12),
     ('Q', 1..=25),
     ('B', 1..=18),
     ('N', 1..=11),
     ('V', 1..=12),
+    ('F', 3..=3),
     ('F', 6..=6),
     ('S', 1..=7),
     ('I', 1..=19),

@@ -18,6 +18,7 @@ use thiserror::Error;
 pub use end::{End, Ending};
 pub use explain::Explanation;
 pub use reload::Reread;
+pub(crate) use signals::is_ignored;
 
 use crate::config::VmConfig;
 use crate::kvm::VcpuError;

@@ -95,7 +95,7 @@ fn end_at_once_when_repeated(signals: &[i32]) -> std::io::Result<()> {
 }
 
 /// Whether the process was started with `signal` ignored (sigaction(2)).
-fn is_ignored(signal: i32) -> bool {
+pub(crate) fn is_ignored(signal: i32) -> bool {
     let mut action = MaybeUninit::<libc::sigaction>::uninit();
     // SAFETY: without a new action sigaction only writes one whole `struct sigaction`, which there is
     // room for; the handler is read only when it said that it did.

@@ -259,7 +259,7 @@ fn archives_that_are_none_are_refused_in_one_sentence() {
         ("oci-archive:fifo", "not a file"),
         ("oci-archive:short.tar", "beyond its end"),
         ("oci-archive:zipped.tar", "compressed as a whole"),
-        ("oci-archive:text.tar", "wrong checksum"),
+        ("oci-archive:text.tar", "it is no tar archive, or a damaged one"),
         ("oci-archive:empty.tar", "no files"),
         ("docker-archive:good.tar", "no file manifest.json"),
         ("docker-archive:loop.tar", "no file manifest.json"),

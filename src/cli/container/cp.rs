@@ -19,6 +19,7 @@ use super::super::{Exit, report};
 use super::containers;
 use crate::container::copy::{Copy, CopyError, End};
 use crate::container::{Container, Status, call};
+use crate::control::is_ignored;
 
 /// Time between two words about how far a copy is.
 const BETWEEN: Duration = Duration::from_millis(100);
@@ -99,7 +100,7 @@ fn copy(args: &CpArgs) -> anyhow::Result<Exit> {
 fn out(args: &CpArgs, container: &Container, from: &str, to: &Path) -> anyhow::Result<Exit> {
     let (read, write) = UnixStream::pair()?;
     let stop = read.try_clone()?;
-    let caught = [SIGHUP, SIGINT, SIGTERM];
+    let caught = [SIGHUP, SIGINT, SIGTERM].into_iter().filter(|&signal| !is_ignored(signal));
     let mut signals = SignalDelivery::with_pipe(read, write, SignalOnly, caught)?;
     let stop = Some(stop.as_fd());
     made(args, container, |copy| Copy { stop, ..copy }.to_host(from, to)).or_else(|error| {

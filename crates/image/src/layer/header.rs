@@ -4,7 +4,7 @@ use super::fault::Fault;
 use super::sparse::Stretch;
 
 /// The unit of an archive.
-pub(super) const BLOCK: usize = 512;
+pub(crate) const BLOCK: usize = 512;
 
 /// A field: where it begins and how long it is.
 type Field = (usize, usize);
@@ -45,11 +45,11 @@ pub(super) struct MapPart {
 
 /// A header, not yet interpreted.
 #[derive(Debug)]
-pub(super) struct Header([u8; BLOCK]);
+pub(crate) struct Header([u8; BLOCK]);
 
 impl Header {
     /// Takes a block whose checksum is right; `None` for one of zeroes.
-    pub(super) fn new(block: [u8; BLOCK]) -> Result<Option<Self>, Fault> {
+    pub(crate) fn new(block: [u8; BLOCK]) -> Result<Option<Self>, Fault> {
         if block.iter().all(|byte| *byte == 0) {
             return Ok(None);
         }
@@ -87,7 +87,7 @@ impl Header {
         self.field(MAGIC).starts_with(b"ustar\0")
     }
 
-    pub(super) fn name(&self) -> Vec<u8> {
+    pub(crate) fn name(&self) -> Vec<u8> {
         let name = text(self.field(NAME));
         let star = self.field(STAR_MAGIC) == b"tar\0";
         let prefix = text(self.field(if star { STAR_PREFIX } else { PREFIX }));
@@ -97,11 +97,11 @@ impl Header {
         name.to_vec()
     }
 
-    pub(super) fn link(&self) -> Vec<u8> {
+    pub(crate) fn link(&self) -> Vec<u8> {
         text(self.field(LINK)).to_vec()
     }
 
-    pub(super) fn kind(&self) -> u8 {
+    pub(crate) fn kind(&self) -> u8 {
         self.field(KIND).first().copied().unwrap_or_default()
     }
 
@@ -115,7 +115,7 @@ impl Header {
         Ok((self.positive(UID)?, self.positive(GID)?))
     }
 
-    pub(super) fn size(&self) -> Result<u64, Fault> {
+    pub(crate) fn size(&self) -> Result<u64, Fault> {
         self.positive(SIZE)
     }
 

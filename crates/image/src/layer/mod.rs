@@ -20,6 +20,7 @@ use std::io::Read;
 use crate::erofs::Data;
 use crate::tree::{Content, Meta, PATH_BYTES, Path, Tree};
 pub(crate) use fault::Fault;
+pub(crate) use header::{BLOCK, Header};
 pub(crate) use sparse::SparseMap;
 pub(crate) use stream::Allowance;
 use stream::Stream;
