@@ -30,6 +30,14 @@ pub fn protocol(data: &[u8]) {
     }
 }
 
+/// Reads `data` as the archive of a copy; an entry that was read must be the same when it is sent on.
+///
+/// # Panics
+/// It does not.
+pub fn archive(data: &[u8]) {
+    crate::archive::read_and_write(data);
+}
+
 fn check<M: DeserializeOwned + Serialize + PartialEq>(frame: &Frame<'_>) {
     let Ok(message) = frame.message::<M>() else { return };
     let mut bytes = vec![];
@@ -47,21 +55,27 @@ fn check<M: DeserializeOwned + Serialize + PartialEq>(frame: &Frame<'_>) {
 mod tests {
     use proptest::prelude::*;
 
-    use super::protocol;
+    use super::{archive, protocol};
     use crate::{Kind, Notice, Order, Reply, Request, push_data, push_message};
+
+    /// The lines of a corpus, which are bytes in hexadecimal digits.
+    fn lines(corpus: &str) -> Vec<Vec<u8>> {
+        let line = |line: &str| {
+            let pairs = line.as_bytes().chunks_exact(2);
+            let byte = |pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap();
+            pairs.map(byte).collect::<Vec<u8>>()
+        };
+        corpus.lines().map(line).collect()
+    }
 
     #[test]
     fn corpus_is_survived() {
-        let corpus = include_str!("../../../fuzz/corpus/protocol.hex");
-        for line in corpus.lines() {
-            let digits = line.as_bytes().chunks_exact(2);
-            let bytes: Vec<u8> = digits
-                .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap())
-                .collect();
-            assert!(!bytes.is_empty());
-            protocol(&bytes);
-        }
-        assert!(corpus.lines().count() > 4);
+        let messages = lines(include_str!("../../../fuzz/corpus/protocol.hex"));
+        assert!(messages.len() > 4);
+        messages.iter().for_each(|bytes| protocol(bytes));
+        let archives = lines(include_str!("../../../fuzz/corpus/archive.hex"));
+        assert!(archives.len() > 4);
+        archives.iter().for_each(|bytes| archive(bytes));
     }
 
     proptest! {
@@ -77,6 +91,17 @@ mod tests {
             let at = at % bytes.len();
             bytes[at] = with;
             protocol(&bytes);
+        }
+
+        /// F3: archives, damaged anywhere.
+        #[test]
+        fn damaged_archives_are_refused_or_understood(at in any::<usize>(), with: u8, which: usize) {
+            let mut archives = lines(include_str!("../../../fuzz/corpus/archive.hex"));
+            let which = which % archives.len();
+            let bytes = &mut archives[which];
+            let at = at % bytes.len();
+            bytes[at] = with;
+            archive(bytes);
         }
     }
 }

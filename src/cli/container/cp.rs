@@ -24,19 +24,23 @@ use crate::control::is_ignored;
 /// Time between two words about how far a copy is.
 const BETWEEN: Duration = Duration::from_millis(100);
 
+const USAGE: &str = "\
+vmm cp [OPTIONS] CONTAINER:SRC DEST|-
+       vmm cp [OPTIONS] SRC|- CONTAINER:DEST";
+
 const EXAMPLES: &str = "\
 Examples:
-  vmm cp web:/etc/nginx/nginx.conf .         a file, into this directory
-  vmm cp ./site web:/srv                     a directory: /srv/site, or /srv if that is not there yet
-  vmm cp ./site/. web:/srv                   what is in it, into /srv
-  vmm cp web:/var/log - | tar -t             as an archive
-  tar -c data | vmm cp - web:/srv            an archive, unpacked in /srv
+  vmm cp web:/etc/nginx/nginx.conf .      a file, into this directory
+  vmm cp ./site web:/srv                  a directory, as /srv/site (as /srv if there is none)
+  vmm cp ./site/. web:/srv                what is in it, into /srv
+  vmm cp web:/var/log - | tar -t          as an archive
+  tar -c data | vmm cp - web:/srv         an archive, unpacked in /srv
 
-One of SRC and DEST names a container, which has to run. Directories are copied with all that is in them. A
-local file whose name has a colon is written ./like:this.";
+The container has to run. Directories are copied with all that is in them.
+A local file whose name has a colon is written ./like:this.";
 
 #[derive(Debug, Args)]
-#[command(after_help = EXAMPLES)]
+#[command(override_usage = USAGE, after_help = EXAMPLES)]
 pub(in super::super) struct CpArgs {
     /// Keep owners: of files that go in, and, as root, of files that come out
     #[arg(short, long)]

@@ -39,6 +39,28 @@ pub enum CopyError {
     },
 }
 
+/// What a fuzzer does with an archive.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn read_and_write(mut stream: &[u8]) {
+    while let Ok(Some(entry)) = tar::next(&mut stream) {
+        let is_written = entry.kind != tar::EntryKind::Other
+            && [&entry.name, &entry.link]
+                .iter()
+                .all(|text| !text.contains(&0) && text.len() < 60_000);
+        if is_written {
+            let again = tar::next(&mut tar::header(&entry).as_slice());
+            assert!(
+                again.is_ok_and(|again| again == Some(entry.clone())),
+                "an entry can be sent on"
+            );
+        }
+        let padding = u64::try_from(tar::padding(entry.size)).unwrap_or(0);
+        let behind = usize::try_from(entry.size.saturating_add(padding)).unwrap_or(usize::MAX);
+        let Some(rest) = stream.get(behind..) else { return };
+        stream = rest;
+    }
+}
+
 impl CopyError {
     fn file(name: &[u8], error: impl Into<io::Error>) -> Self {
         Self::File { name: String::from_utf8_lossy(name).into_owned(), error: error.into() }
