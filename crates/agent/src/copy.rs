@@ -98,12 +98,8 @@ impl<'a> Incoming<'a> {
         Self { link, bytes: Vec::new(), read: 0, ended: false }
     }
 
-    /// Waits for the next bytes, and gives credit for those before.
+    /// Waits for the next bytes, and gives credit for as many: the host sends them while these are used.
     fn refill(&mut self) -> io::Result<()> {
-        if !self.bytes.is_empty() {
-            self.link.say(&Reply::Credit(u32::try_from(self.bytes.len()).unwrap_or(0)));
-            self.link.flush();
-        }
         self.bytes.clear();
         self.read = 0;
         while self.bytes.is_empty() && !self.ended {
@@ -120,6 +116,10 @@ impl<'a> Incoming<'a> {
             } else {
                 self.link.receive();
             }
+        }
+        if !self.bytes.is_empty() {
+            self.link.say(&Reply::Credit(u32::try_from(self.bytes.len()).unwrap_or(0)));
+            self.link.flush();
         }
         Ok(())
     }

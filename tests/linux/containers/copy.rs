@@ -46,16 +46,19 @@ impl Here {
 const TREE: &str = "mkdir -p t/sub/deep t/empty; cd t; printf text > file; printf '#!' > program
 chmod 4755 program; chmod 600 file; chmod 2750 sub; chmod 1777 empty; chmod 555 sub/deep
 ln file sub/second; ln -s /nowhere/at/all dangling; ln -s ../file sub/relative; ln -s sub directory
-printf x > 'name with spaces'; printf x > $(printf 'strange\\033[2J\\377'); mkfifo pipe
+printf x > 'name with spaces'; printf x > \"$(printf 'strange\\033[2J\\377')\"; mkfifo pipe
 dd if=/dev/zero of=sparse bs=1 count=1 seek=40000000 2>/dev/null; touch -d '2001-02-03 04:05:06' program";
 
-/// Tells one such tree from another.
-const LIST: &str = "cd $0 && find . | sort | while read -r f; do echo \"$f\" $(stat -c '%F %a %h %s %u:%g' \"$f\") \
-    $(readlink \"$f\"); done; find . -type f | sort | xargs -d '\\n' md5sum 2>/dev/null || find . -type f | sort | md5sum; stat -c %Y program";
+/// Tells one such tree from another. File systems count the size and the links of a directory in ways of
+/// their own.
+const LIST: &str = "cd \"$0\" && find . | LC_ALL=C sort | while read -r f; do echo \"$f\" $(readlink \"$f\")
+if test -d \"$f\" -a ! -L \"$f\"; then stat -c '%f %u:%g' \"$f\"; else stat -c '%f %u:%g %h %s' \"$f\"; fi; done
+find . -type f -exec md5sum {} + | LC_ALL=C sort; stat -c %Y program";
 
-fn list_here(directory: &str) -> String {
-    let mut command = std::process::Command::new("busybox");
-    command.args(["sh", "-c", LIST, directory]);
+/// Runs `script` on this host.
+fn shell(script: &str, directory: &str, argument: &str) -> String {
+    let mut command = std::process::Command::new("sh");
+    command.args(["-c", script, argument]).current_dir(directory);
     run(&mut command, b"").success()
 }
 
@@ -63,23 +66,22 @@ fn list_here(directory: &str) -> String {
 fn trees_are_the_same_on_both_sides() {
     let (world, here) = (World::new(), Here::new());
     world.start("one", "sleep 1000");
-    let mut make = std::process::Command::new("busybox");
-    make.args(["sh", "-c", TREE]).current_dir(here.path(""));
-    run(&mut make, b"").success();
-    let expected = list_here(&here.path("t"));
+    shell(TREE, &here.path(""), "");
+    let list_here = |name: &str| shell(LIST, "/", &here.path(name));
+    let expected = list_here("t");
     assert!(expected.lines().count() > 20, "{expected}");
     // In, by another name, and out again by a third.
     world.ok(&["cp", &here.path("t"), "one:/srv-t"]);
     assert_eq!(world.ok(&["exec", "one", "sh", "-c", LIST, "/srv-t"]), expected.trim_end());
     world.ok(&["cp", "one:/srv-t", &here.path("back")]);
-    assert_eq!(list_here(&here.path("back")), expected);
+    assert_eq!(list_here("back"), expected);
     let blocks = Path::new(&here.path("back/sparse")).metadata().expect("there").blocks();
     assert!(blocks * 512 < 1 << 20, "{blocks}");
     // What the container made itself, twice over the same.
     world.ok(&["exec", "one", "sh", "-c", &format!("cd /tmp; {TREE}")]);
     for _ in 0..2 {
         world.ok(&["cp", "one:/tmp/t/.", &here.path("own")]);
-        assert_eq!(list_here(&here.path("own")), expected);
+        assert_eq!(list_here("own"), expected);
     }
     let left = world.ok(&["exec", "one", "find", "/", "-xdev", "-name", ".vmm-cp*"]);
     assert_eq!(left, "");
@@ -131,8 +133,7 @@ fn paths_mean_what_they_mean_to_docker() {
             "mkdir dir there && echo {side} | tee file dir/x >/dev/null && echo old >old && ln -s file link"
         )
     };
-    let mut shell = std::process::Command::new("sh");
-    run(shell.args(["-c", &make("host")]).current_dir(here.path("")), b"").success();
+    shell(&make("host"), &here.path(""), "");
     world.start("one", "sleep 1000");
     let script = format!("mkdir /c; cd /c; {}", make("guest"));
     world.ok(&["exec", "one", "sh", "-c", &script]);
@@ -316,7 +317,7 @@ fn nothing_of_a_hostile_container_leaves_the_destination() {
 fn endless_copy_ends_with_its_user() {
     let (world, here) = (World::new(), Here::new());
     world.start("one", "sleep 1000");
-    world.ok(&["exec", "one", "truncate", "-s", "1T", "/endless"]);
+    world.ok(&["exec", "one", "truncate", "-s", "1099511627776", "/endless"]);
     let client = spawn(&mut world.vmm(&["cp", "one:/endless", &here.path("x")]), Stdio::null());
     eventually("it has begun", || !here.names("").is_empty());
     std::thread::sleep(Duration::from_millis(500));
