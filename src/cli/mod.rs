@@ -16,6 +16,8 @@ use std::process::ExitCode;
 
 use clap::{ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand};
 
+use vmm_image::inherited;
+
 use crate::container::RunOptions;
 
 pub use exit::Exit;
@@ -131,6 +133,9 @@ pub fn command() -> clap::Command {
 /// one, and returns the exit status.
 pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let args: Vec<OsString> = args.into_iter().collect();
+    inherited::hear_of_children();
+    // Where there is no /proc, hardly anything can be started.
+    let _: Result<_, _> = inherited::keep_files();
     let parsed = command()
         .try_get_matches_from(&args)
         .and_then(|mut matches| Cli::from_arg_matches_mut(&mut matches));

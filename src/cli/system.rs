@@ -6,6 +6,7 @@ use clap::{Args, Subcommand};
 use vmm_image::store::{DiskUsage, Prune, Usage};
 
 use super::Exit;
+use super::container::ended;
 use super::images::{Format, print, roots, store};
 use super::table::{bytes, table};
 
@@ -19,7 +20,7 @@ pub(super) struct SystemArgs {
 enum SystemCommand {
     /// Say what images and containers take on the disk
     Df(DfArgs),
-    /// Remove images without a name and leftovers that nothing uses
+    /// Remove containers that have ended, images without a name, and leftovers that nothing uses
     Prune(PruneArgs),
 }
 
@@ -53,7 +54,11 @@ pub(super) fn run(args: &SystemArgs) -> anyhow::Result<Exit> {
 }
 
 fn df(format: Format) -> anyhow::Result<Exit> {
-    let usage = store()?.usage(roots)?;
+    let mut usage = store()?.usage(roots)?;
+    let ended = ended()?;
+    let count = u64::try_from(ended.len()).unwrap_or(u64::MAX);
+    usage.containers.active = usage.containers.count.saturating_sub(count);
+    usage.containers.reclaimable = ended.iter().map(|(_, _, size)| size).sum();
     print(&match format {
         Format::Json => serde_json::to_string_pretty(&usage)? + "\n",
         Format::Table => shown(&usage),
@@ -81,9 +86,16 @@ fn prune(args: &PruneArgs) -> anyhow::Result<Exit> {
     if !args.force && !agreed(args)? {
         return Ok(Exit::Success);
     }
+    let (mut deleted, mut freed) = (String::new(), 0);
+    // First, as their images are free then.
+    for (container, lock, size) in ended()? {
+        container.remove(&lock)?;
+        deleted += &format!("deleted: {}\n", container.spec().id);
+        freed += size;
+    }
     let removed = store.prune(Prune { all: args.all, layers: args.layers }, roots)?;
-    let deleted: String = removed.deleted.iter().map(|id| format!("deleted: {id}\n")).collect();
-    print(&format!("{deleted}reclaimed: {}\n", bytes(removed.bytes)))?;
+    deleted.extend(removed.deleted.iter().map(|id| format!("deleted: {id}\n")));
+    print(&format!("{deleted}reclaimed: {}\n", bytes(freed + removed.bytes)))?;
     Ok(Exit::Success)
 }
 
@@ -93,7 +105,8 @@ fn agreed(args: &PruneArgs) -> anyhow::Result<bool> {
         if args.all { "all images that no container uses" } else { "images without a name" };
     let layers = if args.layers { ", all layers as they came" } else { "" };
     let mut out = std::io::stderr();
-    write!(out, "Remove {which}{layers}, and what nothing refers to? [y/N] ")?;
+    let question = "Remove all containers that have ended";
+    write!(out, "{question}, {which}{layers}, and what nothing refers to? [y/N] ")?;
     out.flush()?;
     let mut answer = String::new();
     std::io::stdin().lock().read_line(&mut answer)?;

@@ -14,7 +14,7 @@ use super::talk::{Ask, Ended, SOCKET, Tell};
 use super::{Container, Signal};
 
 /// How long a killed container may take to end before its machine is ended.
-const KILL_TIME: Duration = Duration::from_secs(5);
+pub const KILL_TIME: Duration = Duration::from_secs(5);
 
 /// A connection to a keeper.
 #[derive(Debug)]

@@ -55,6 +55,8 @@ pub enum Left {
     Detached,
     /// A signal came before it began; nothing is left of it.
     Cancelled(i32),
+    /// It goes on, and nobody reads what it prints: the reader of standard output or error is gone.
+    Unread,
 }
 
 /// What the other end says, whoever that is.
@@ -129,8 +131,8 @@ impl Client {
             if said {
                 self.link.flush()?;
                 let open = self.link.fill()?;
-                if let Some(ended) = self.hear()? {
-                    return Ok(Left::Ended(ended));
+                if let Some(left) = self.hear()? {
+                    return Ok(left);
                 }
                 if self.started && self.until_started {
                     return Ok(Left::Detached);
@@ -160,11 +162,19 @@ impl Client {
     }
 
     /// Writes what the process printed; its end is the last that is heard.
-    fn hear(&mut self) -> io::Result<Option<Ended>> {
+    fn hear(&mut self) -> io::Result<Option<Left>> {
         while let Some(frame) = self.link.frames.next().map_err(broken)? {
+            let written = match frame.kind {
+                Kind::Stdout => write_all(&mut io::stdout().lock(), frame.payload),
+                Kind::Stderr => write_all(&mut io::stderr().lock(), frame.payload),
+                _ => Ok(()),
+            };
+            match written {
+                Err(e) if e.kind() == io::ErrorKind::BrokenPipe => return Ok(Some(Left::Unread)),
+                written => written?,
+            }
             match frame.kind {
-                Kind::Stdout => write_all(&mut io::stdout().lock(), frame.payload)?,
-                Kind::Stderr => write_all(&mut io::stderr().lock(), frame.payload)?,
+                Kind::Stdout | Kind::Stderr => {}
                 _ => match understand(self.peer, frame)? {
                     Some(Said::Note(text)) => (self.note)(&text),
                     Some(Said::Started) => {
@@ -175,7 +185,7 @@ impl Client {
                         let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
                         self.credit = self.credit.saturating_add(bytes);
                     }
-                    Some(Said::Ended(ended)) => return Ok(Some(ended)),
+                    Some(Said::Ended(ended)) => return Ok(Some(Left::Ended(ended))),
                     None => {}
                 },
             }

@@ -12,7 +12,7 @@ use rustix::io::Errno;
 
 use super::nouns::Network;
 use super::paths::make_private;
-use super::{Container, ContainerError, Paths, Spec};
+use super::{Container, ContainerError, Lock, Paths, Spec};
 use crate::config::MemorySize;
 
 /// The layer that a container writes to.
@@ -197,9 +197,15 @@ fn make_once(
         return Ok(path);
     }
     make_private(directory)?;
-    let new = directory.join(format!(".{name}.{}", std::process::id()));
+    // One at a time: what a killed one has left is begun anew by the next.
+    let _lock = Lock::wait(&directory.join("lock"))?;
+    if path.exists() {
+        return Ok(path);
+    }
+    let new = directory.join("new");
     let made = (|| {
-        let mut file = File::options().write(true).create_new(true).mode(0o600).open(&new)?;
+        let mut options = File::options();
+        let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&new)?;
         make(&mut file)?;
         fs::rename(&new, &path)
     })();
@@ -283,6 +289,18 @@ mod tests {
         assert_eq!(&entry[110..115], b"init\0");
     }
 
+    /// P1: what is made once was begun by somebody who was killed.
+    #[test]
+    fn part_of_what_is_made_once_is_begun_anew() {
+        let top = tempfile::tempdir().expect("temporary directory");
+        fs::write(top.path().join("new"), "a longer part").expect("left behind");
+        let make = |file: &mut File| file.write_all(b"whole");
+        let path = make_once(top.path(), "name", make).expect("made");
+        assert_eq!(fs::read(&path).expect("read"), b"whole");
+        make_once(top.path(), "name", |_| Err(io::ErrorKind::Other.into())).expect("made before");
+        assert_eq!(fs::read_dir(top.path()).expect("directory").count(), 2);
+    }
+
     #[test]
     fn empty_layer_is_made_once_and_copied_with_its_holes() {
         let top = tempfile::tempdir().expect("temporary directory");
@@ -296,6 +314,11 @@ mod tests {
         let checked =
             Command::new("/sbin/e2fsck").arg("-nf").arg(container.file(WRITABLE)).output();
         assert!(checked.expect("e2fsck").status.success());
-        assert_eq!(fs::read_dir(paths.cache()).expect("cache").count(), 1);
+        let mut cached: Vec<_> = fs::read_dir(paths.cache())
+            .expect("cache")
+            .map(|entry| entry.expect("entry").file_name())
+            .collect();
+        cached.sort();
+        assert_eq!(cached, ["empty-10737418240.ext4", "lock"]);
     }
 }

@@ -9,6 +9,9 @@ use vmm_protocol::push_message;
 use super::talk::Ask;
 use super::{Container, ContainerError, Containers, Spec};
 
+/// What of the environment a keeper gets, and what it starts: where programs are, and how to report a defect.
+const KEPT: [&str; 2] = ["PATH", "RUST_BACKTRACE"];
+
 /// Makes the container and starts its keeper, which starts its machine. Returns the connection on which
 /// the keeper tells what becomes of it; closed before it says that the container has started, the
 /// start is given up.
@@ -30,6 +33,8 @@ pub fn start(
     let program = std::env::current_exe().map_err(failed)?;
     let keeper = Command::new(program)
         .args(["keep", container.spec().id.as_str()])
+        .env_clear()
+        .envs(KEPT.iter().filter_map(|name| Some((name, std::env::var_os(name)?))))
         .env("VMM_DATA", &paths.data)
         .env("VMM_RUNTIME", &paths.runtime)
         .current_dir("/")

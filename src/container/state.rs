@@ -16,11 +16,12 @@
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, Mode, OFlags, flock, open};
 use rustix::io::Errno;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny};
 use serde::{Deserialize, Serialize};
 
 use super::cgroup;
@@ -101,7 +102,7 @@ impl Lock {
     }
 
     /// The lock `file`, when nobody has it any more.
-    fn wait(file: &Path) -> Result<Self, ContainerError> {
+    pub(super) fn wait(file: &Path) -> Result<Self, ContainerError> {
         let fd = Self::open(file)?;
         loop {
             match flock(&fd, FlockOperation::LockExclusive) {
@@ -138,8 +139,11 @@ impl Container {
     }
 
     /// What became of it. Where a power cut took the answer, it counts as just created.
-    pub fn status(&self) -> Status {
-        read_json(&self.file(STATUS)).unwrap_or(Status::Created)
+    ///
+    /// # Errors
+    /// The host cannot say.
+    pub fn status(&self) -> Result<Status, ContainerError> {
+        Ok(read_json(&self.file(STATUS))?.unwrap_or(Status::Created))
     }
 
     /// Says what became of it.
@@ -179,8 +183,20 @@ impl Container {
 
     /// Removes the control group, if one was noted.
     fn remove_group(&self) -> Result<(), ContainerError> {
-        let Some(group) = read_json::<PathBuf>(&self.file(GROUP)) else { return Ok(()) };
+        let Some(group) = read_json::<PathBuf>(&self.file(GROUP))? else { return Ok(()) };
         cgroup::remove(&group).map_err(|e| ContainerError::file(&group, e))
+    }
+
+    /// Bytes of the disk that it takes.
+    ///
+    /// # Errors
+    /// The host cannot say.
+    pub fn size(&self) -> Result<u64, ContainerError> {
+        let failed = |e| ContainerError::file(&self.directory, e);
+        let entries = fs::read_dir(&self.directory).map_err(failed)?;
+        let blocks = entries.map(|entry| Ok(entry?.metadata()?.blocks()));
+        let blocks: io::Result<u64> = blocks.sum();
+        Ok(blocks.map_err(failed)?.saturating_mul(512))
     }
 
     /// Removes everything of it. `_lock` shows that nobody looks after it.
@@ -306,8 +322,9 @@ impl Containers {
     /// Finds out whether a container still has a keeper, and if not, does what the keeper would have
     /// done at the end. `None` when nothing of it is left.
     fn reconcile(&self, container: &Container) -> Result<Option<Status>, ContainerError> {
-        let Some(lock) = container.try_lock()? else { return Ok(Some(container.status())) };
-        let status = container.status();
+        let lock = container.try_lock()?;
+        let status = container.status()?;
+        let Some(lock) = lock else { return Ok(Some(status)) };
         let started = match &status {
             Status::Exited { .. } => {
                 container.remove_running_parts()?;
@@ -334,19 +351,22 @@ impl Containers {
 
     /// Every directory that has a readable specification of its own.
     fn entries(&self) -> Result<Vec<Container>, ContainerError> {
-        let spec =
-            |id: &Id| read_json::<Spec>(&self.paths.containers().join(id.as_str()).join(SPEC));
-        let ids = self.directories()?;
-        let specs = ids.iter().filter_map(|id| spec(id).filter(|spec| spec.id == *id));
-        Ok(specs.map(|spec| self.container(spec)).collect())
+        let mut found = vec![];
+        for id in self.directories()? {
+            let spec = read_json::<Spec>(&self.paths.containers().join(id.as_str()).join(SPEC))?;
+            found.extend(spec.filter(|spec| spec.id == id).map(|spec| self.container(spec)));
+        }
+        Ok(found)
     }
 
-    /// Removes directories whose making or removal was interrupted.
+    /// Removes directories whose making or removal was interrupted, also by a power cut: nobody was told
+    /// of such a container.
     fn remove_halves(&self) -> Result<(), ContainerError> {
         let _names = self.lock_names()?;
         for id in self.directories()? {
             let directory = self.paths.containers().join(id.as_str());
-            if directory.join(SPEC).exists() {
+            // What another version of this program has written is JSON as well.
+            if read_json::<IgnoredAny>(&directory.join(SPEC))?.is_some() {
                 continue;
             }
             if Lock::take(&directory.join(LOCK))?.is_some() {
@@ -387,11 +407,15 @@ fn remove_tree(path: &Path) -> Result<(), ContainerError> {
     }
 }
 
-/// What is in the file, if it is whole.
-fn read_json<T: DeserializeOwned>(path: &Path) -> Option<T> {
+/// What is in the file, if there is one and it is whole. One that cannot be read may be whole.
+fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, ContainerError> {
     let mut text = vec![];
-    File::open(path).ok()?.take(MAX_RECORD).read_to_end(&mut text).ok()?;
-    serde_json::from_slice(&text).ok()
+    let read = File::open(path).and_then(|file| file.take(MAX_RECORD).read_to_end(&mut text));
+    match read {
+        Ok(_) => Ok(serde_json::from_slice(&text).ok()),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(ContainerError::file(path, e)),
+    }
 }
 
 /// Puts `value` into the file `name` of `directory`, or leaves what was there.

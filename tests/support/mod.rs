@@ -10,7 +10,9 @@
 
 pub mod case;
 pub mod driver;
+pub mod faults;
 pub mod fuse;
+pub mod layout;
 pub mod payload;
 pub mod process;
 pub mod request;

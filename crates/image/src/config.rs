@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::platform::Platform;
+
 /// What an image says about the process it is for, taken over from the image's own configuration.
 ///
 /// All of it is what a stranger wrote. It is for the guest, or to be shown; nothing of it may become a
@@ -35,4 +37,12 @@ pub struct ImageConfig {
     pub variant: Option<String>,
     /// The operating system, such as `linux`.
     pub os: String,
+}
+
+impl ImageConfig {
+    /// What the image was built for.
+    pub fn platform(&self) -> Platform {
+        let (os, architecture) = (self.os.clone(), self.architecture.clone());
+        Platform { os, architecture, variant: self.variant.clone() }
+    }
 }

@@ -16,10 +16,12 @@ pub mod fetch;
 pub mod fuzz;
 #[cfg(feature = "helper")]
 pub mod helper;
+pub mod inherited;
 #[cfg(feature = "helper")]
 mod layer;
 #[cfg(feature = "helper")]
 pub mod oci;
+pub mod platform;
 pub mod reference;
 #[cfg(feature = "helper")]
 pub mod rootfs;

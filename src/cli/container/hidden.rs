@@ -12,6 +12,7 @@ use rustix::stdio::{dup2_stdin, dup2_stdout, stdin, stdout};
 
 use super::super::{Exit, boot};
 use crate::container;
+use vmm_image::inherited;
 
 #[derive(Debug, Args)]
 pub(in super::super) struct KeepArgs {
@@ -22,6 +23,7 @@ pub(in super::super) struct KeepArgs {
 /// Looks after a container. Standard input is the connection of the command that wants it, standard
 /// output the container's lock.
 pub(in super::super) fn keep(args: &KeepArgs) -> anyhow::Result<Exit> {
+    inherited::heed_signals();
     let command = UnixStream::from(take(stdin())?);
     let lock = take(stdout())?;
     let null = open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;

@@ -8,9 +8,9 @@ use clap::Args;
 
 use super::super::{Exit, report};
 use super::containers;
-use crate::container::call::Call;
+use crate::container::call::{Call, KILL_TIME};
 use crate::container::talk::Ask;
-use crate::container::{Container, Containers, Signal, Status};
+use crate::container::{Container, Containers, Lock, Signal, Status};
 
 #[derive(Debug, Args)]
 pub(in super::super) struct StopArgs {
@@ -72,7 +72,7 @@ pub(in super::super) fn kill(args: &KillArgs) -> anyhow::Result<Exit> {
         call.ask(&Ask::Signal(args.signal.0))?;
         if args.signal == Signal::KILL {
             // What is killed is gone when the command returns; a guest that is stuck is switched off.
-            call.stop(args.signal, Duration::from_secs(5))?;
+            call.stop(args.signal, KILL_TIME)?;
         }
         Ok(None)
     })
@@ -105,6 +105,21 @@ pub(in super::super) fn rm(args: &RmArgs) -> anyhow::Result<Exit> {
         }
         Ok(None)
     })
+}
+
+/// Containers that have ended, with the bytes of the disk that each takes. One whose keeper is still there
+/// is not among them.
+pub(in super::super) fn ended() -> anyhow::Result<Vec<(Container, Lock, u64)>> {
+    let mut found = vec![];
+    for (container, status) in containers()?.list()? {
+        if matches!(status, Status::Exited { .. })
+            && let Some(lock) = container.try_lock()?
+        {
+            let size = container.size()?;
+            found.push((container, lock, size));
+        }
+    }
+    Ok(found)
 }
 
 /// Does something with each of the containers called `keys`, and prints what it is called, or what comes

@@ -15,12 +15,16 @@ use clap::Subcommand;
 use serde_json::Value;
 
 pub(super) use hidden::{KeepArgs, MonitorArgs, keep, monitor};
+pub(super) use lifecycle::ended;
 pub(super) use run::run;
 
 use super::images::Format;
 use super::{Exit, report};
 use crate::container::talk::{Ended, Phase};
 use crate::container::{Containers, Paths};
+
+/// How a command ends whose output nobody reads any more: as programs do in a pipe, by SIGPIPE.
+const UNREAD: Exit = Exit::Signal(13);
 
 /// The containers of this user.
 fn containers() -> anyhow::Result<Containers> {

@@ -14,11 +14,14 @@ use vmm_image::reference::Reference;
 use vmm_image::store::{ImageRecord, Store, StoreError, StorePaths, check_rootfs};
 
 use super::super::{Exit, report};
-use super::{containers, exit, kernel};
+use super::{UNREAD, containers, exit, kernel};
+use crate::container::call::{Call, KILL_TIME};
 use crate::container::client::{Left, Peer, Streams, attend};
 use crate::container::nouns::{Network, PullPolicy};
 use crate::container::talk::Ask;
-use crate::container::{Container, ContainerError, RunOptions, Sources, Spec, machine, start};
+use crate::container::{
+    Container, ContainerError, RunOptions, Signal, Sources, Spec, machine, start,
+};
 
 /// Runs a command in a new container.
 pub(in super::super) fn run(mut options: RunOptions) -> anyhow::Result<Exit> {
@@ -29,6 +32,10 @@ pub(in super::super) fn run(mut options: RunOptions) -> anyhow::Result<Exit> {
     // The image is not removed before the container that uses it is on disk.
     let held = store.hold()?;
     let image = image(&store, &text)?;
+    if !suits(&image, &options)? {
+        let (own, wanted) = (image.config.platform(), options.platform.unwrap_or_default());
+        bail!("image {} is for {own}, not for {wanted}", options.image);
+    }
     let kernel = match &options.kernel {
         Some(path) => std::env::current_dir()?.join(path),
         None => kernel::find()?,
@@ -102,7 +109,7 @@ fn pulled(store: &Store, options: &RunOptions) -> anyhow::Result<Option<Digest>>
     let local = matches!(options.image.parse(), Ok(Reference::Local(_)));
     let wanted = match options.pull {
         PullPolicy::Always => true,
-        PullPolicy::Missing => local || store.find_by_text(&options.image)?.is_none(),
+        PullPolicy::Missing => local || !is_here(store, options)?,
         PullPolicy::Never => false,
     };
     if !wanted {
@@ -116,6 +123,25 @@ fn pulled(store: &Store, options: &RunOptions) -> anyhow::Result<Option<Digest>>
     };
     let pulled = client::pull(store.paths(), &what);
     Ok(Some(pulled.with_context(|| format!("pull {}", options.image))?.id))
+}
+
+/// Whether the image is in the store. A name that means an image for another platform than is asked for has
+/// to be looked up again.
+fn is_here(store: &Store, options: &RunOptions) -> anyhow::Result<bool> {
+    let named = match options.image.parse() {
+        Ok(reference) => store.find(&reference)?,
+        Err(_) => None,
+    };
+    Ok(match named {
+        Some(image) => suits(&image, options)?,
+        // An identifier means one image and no other.
+        None => store.find_by_text(&options.image)?.is_some(),
+    })
+}
+
+fn suits(image: &ImageRecord, options: &RunOptions) -> anyhow::Result<bool> {
+    let wanted = options.platform.as_ref().map(|text| text.parse()).transpose()?;
+    Ok(wanted.is_none_or(|wanted| image.config.platform().suits(&wanted)))
 }
 
 fn image(store: &Store, text: &str) -> anyhow::Result<ImageRecord> {
@@ -148,6 +174,12 @@ fn attend_to(
                 report::note(&format!("{} goes on", container.spec().name.as_str()));
             }
             Ok(Exit::Success)
+        }
+        Left::Unread => {
+            // A command in a pipe ends with its reader; this one would go on unnoticed.
+            let mut call = Call::new(container).context("reach the keeper")?;
+            call.stop(Signal::KILL, KILL_TIME).context("end the container")?;
+            Ok(UNREAD)
         }
     }
 }

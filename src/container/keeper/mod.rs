@@ -3,25 +3,31 @@
 //! It is a process of its own, with one thread, and the only one that knows how its container ended.
 
 mod guest;
+mod monitor;
 mod relay;
+mod stop;
 mod visitor;
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
+use rustix::event::PollFlags;
 use rustix::fs::Mode;
 use rustix::process::{setsid, umask};
 
 use super::cgroup;
 use super::clock::Timestamp;
 use super::log::LOG;
-use super::machine::make_writable;
+use super::machine::{make_writable, monitor_arguments};
 use super::talk::{Ended, Failure, Phase, SOCKET};
 use super::{Container, ContainerError, Containers, Lock, Status};
-use guest::Guest;
+use guest::{Guest, Patience, Plan};
+use monitor::Watch;
 use relay::Relay;
+use stop::Signals;
 
 /// Exit status of a container that could not be started, or whose machine died.
 const FAILED: u8 = 125;
@@ -40,14 +46,18 @@ pub fn keep(
     // Fails for the leader of a group, which is then alone already.
     let _ = setsid();
     umask(Mode::RWXG | Mode::RWXO);
+    let signals = Signals::new().map_err(ContainerError::Keeper)?;
     let container = containers.get(id)?;
     let lock = Lock::from(lock);
-    let mut relay = Relay::new(command);
+    let mut relay = Relay::new(command, signals);
     let ended = match prepare(containers, &container, &mut relay) {
         Ok(()) => run(&container, &mut relay),
         Err(cause) => failed(Phase::Setup, cause),
     };
-    finish(&container, &lock, &ended)?;
+    if let Err(e) = finish(&container, &lock, &ended) {
+        // Whoever waits hears how it ended all the same.
+        relay.note(&format!("what is left of the container: {}", described(&e)));
+    }
     relay.say_goodbye(&ended);
     Ok(())
 }
@@ -77,7 +87,11 @@ fn run(container: &Container, relay: &mut Relay) -> Ended {
         }
         None => None,
     };
-    let mut guest = match Guest::start(container, relay.command(), group.as_deref()) {
+    let plan = match plan(container, relay, group.as_deref()) {
+        Ok(plan) => plan,
+        Err(e) => return failed(Phase::Setup, format!("start the monitor: {e}")),
+    };
+    let mut guest = match Guest::start(container, plan) {
         Ok(guest) => guest,
         Err(ended) => return ended,
     };
@@ -88,6 +102,21 @@ fn run(container: &Container, relay: &mut Relay) -> Ended {
     let ended = relay.serve(&mut guest, container.spec());
     guest.end(!container.spec().auto_remove);
     ended
+}
+
+/// How the machine is started, and what ends that.
+fn plan<'a>(container: &Container, relay: &Relay, group: Option<&'a Path>) -> io::Result<Plan<'a>> {
+    let mut program = Command::new(std::env::current_exe()?);
+    program.arg("monitor").args(monitor_arguments(container));
+    let fd = relay.signals().as_fd().try_clone_to_owned()?;
+    let what = "its keeper was told to end";
+    let mut watches = vec![Watch { fd, events: PollFlags::IN, what }];
+    // A command that is gone before the container has started has changed its mind.
+    if let Some(command) = relay.command() {
+        let (fd, what) = (command.try_clone_to_owned()?, "whoever asked for it is gone");
+        watches.push(Watch { fd, events: PollFlags::RDHUP, what });
+    }
+    Ok(Plan { program, group, watches, patience: Patience::default() })
 }
 
 /// Makes the control group that holds the machine to a part of a processor.
@@ -104,7 +133,7 @@ fn finish(container: &Container, lock: &Lock, ended: &Ended) -> Result<(), Conta
         return container.remove(lock);
     }
     let started = match container.status() {
-        Status::Running { started, .. } => Some(started),
+        Ok(Status::Running { started, .. }) => Some(started),
         _ => None,
     };
     container.remove_running_parts()?;
@@ -135,3 +164,6 @@ fn described(error: &(dyn std::error::Error + 'static)) -> String {
 fn not_now(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
 }
+
+#[cfg(test)]
+mod tests;

@@ -16,6 +16,7 @@ use super::super::log::{LogWriter, Stream};
 use super::super::talk::{Ask, Ended, Phase, Tell};
 use super::failed;
 use super::guest::Guest;
+use super::stop::{Deed, Signals, Stop};
 use super::visitor::Visitor;
 
 /// Commands that may be attached at a time.
@@ -45,11 +46,14 @@ pub(super) struct Relay {
     callers: u64,
     /// Whether a command had the machine ended.
     destroyed: bool,
+    /// What tells the keeper to end, and how far that is.
+    signals: Signals,
+    stop: Stop,
 }
 
 impl Relay {
     /// One that serves the command that asked for the container, if that still waits.
-    pub(super) fn new(command: UnixStream) -> Self {
+    pub(super) fn new(command: UnixStream, signals: Signals) -> Self {
         Self {
             log: None,
             listener: None,
@@ -60,7 +64,14 @@ impl Relay {
             asked: VecDeque::new(),
             callers: 1,
             destroyed: false,
+            signals,
+            stop: Stop::default(),
         }
+    }
+
+    /// What tells the keeper to end.
+    pub(super) fn signals(&self) -> &Signals {
+        &self.signals
     }
 
     /// The connection of the command that asked for the container.
@@ -94,12 +105,12 @@ impl Relay {
             match result {
                 Ok(None) => result = self.step(guest, spec),
                 Ok(Some(ended)) => return ended,
-                Err(_) if self.destroyed => return KILLED,
+                Err(_) if self.is_ending() => return KILLED,
                 Err(e) => {
-                    let cause = if guest.has_ended() {
-                        "the machine ended".to_owned()
-                    } else {
-                        format!("the agent fell silent: {e}")
+                    let cause = match e.kind() {
+                        io::ErrorKind::InvalidData => format!("the agent makes no sense: {e}"),
+                        _ if guest.has_ended() => "the machine ended".to_owned(),
+                        _ => format!("the agent fell silent: {e}"),
                     };
                     let failure = guest.explain(cause);
                     return Ended { error: Some(failure), ..failed(Phase::Run, String::new()) };
@@ -130,7 +141,8 @@ impl Relay {
         }
         if ready.session {
             guest.session.flush()?;
-            let open = !reads || guest.session.fill()?;
+            // One that has hung up sends no more than what is on its way.
+            let open = !(reads || ready.hangup) || guest.session.fill()?;
             if let Some(exit) = self.hear_session(guest)? {
                 return Ok(Some(exit));
             }
@@ -145,7 +157,7 @@ impl Relay {
             }
             self.hear_agent(guest)?;
         }
-        if ready.monitor && self.destroyed {
+        if ready.monitor && self.is_ending() {
             return Ok(Some(KILLED));
         }
         if ready.monitor {
@@ -158,8 +170,30 @@ impl Relay {
         for index in ready.visitors.into_iter().rev() {
             self.hear_visitor(index, guest, spec)?;
         }
+        self.go_on_ending(guest, spec)?;
         self.feed(guest)?;
         Ok(None)
+    }
+
+    /// Whether somebody has the container ended.
+    fn is_ending(&self) -> bool {
+        self.destroyed || self.stop.begun
+    }
+
+    /// Takes the steps to the container's end that are due, when the keeper was told to end.
+    fn go_on_ending(&mut self, guest: &mut Guest, spec: &Spec) -> io::Result<()> {
+        let now = Instant::now();
+        let patience = Duration::from_secs(spec.stop_timeout.into());
+        let told = self.signals.came().then(|| self.stop.begin(spec.stop_signal, patience, now));
+        match told.or_else(|| self.stop.due(now)) {
+            Some(Deed::Signal(signal)) => guest.session.say(&Request::Signal(signal.0)),
+            Some(Deed::Destroy) => {
+                self.destroyed = true;
+                guest.destroy();
+                Ok(())
+            }
+            None => Ok(()),
+        }
     }
 
     fn wait(&self, guest: &Guest, reads: bool) -> Ready {
@@ -169,17 +203,20 @@ impl Relay {
             (guest.control.as_fd(), guest.control.interest(true)),
             (guest.monitor_fd(), PollFlags::IN),
             (guest.words_fd(), PollFlags::IN),
+            (self.signals.as_fd(), PollFlags::IN),
         ];
         let caller = self.listener.iter().map(|listener| (listener.as_fd(), PollFlags::IN));
-        let ready = poll_all(fixed.into_iter().chain(caller).chain(visitors), None);
-        let is_ready = |at: usize| ready.get(at).copied().unwrap_or(false);
+        let left = self.stop.left(Instant::now());
+        let ready = poll_all(fixed.into_iter().chain(caller).chain(visitors), left);
+        let is_ready = |at: usize| ready.get(at).is_some_and(|flags| !flags.is_empty());
         let first = fixed.len().saturating_add(usize::from(self.listener.is_some()));
         Ready {
             session: is_ready(0),
+            hangup: ready.first().is_some_and(|flags| flags.contains(PollFlags::HUP)),
             control: is_ready(1),
             monitor: is_ready(2),
             words: is_ready(3),
-            caller: self.listener.is_some() && is_ready(4),
+            caller: self.listener.is_some() && is_ready(fixed.len()),
             visitors: (0..self.visitors.len())
                 .filter(|n| is_ready(first.saturating_add(*n)))
                 .collect(),
@@ -248,6 +285,8 @@ impl Relay {
             match ask {
                 // Who cannot be told is noticed when it is heard next.
                 Ask::Attach { .. } => drop(visitor.tell(&Tell::Started)),
+                // A guest that takes nothing in is sent no more than it can have.
+                Ask::Resize(_) | Ask::Signal(_) if guest.session.is_behind() => {}
                 Ask::Resize(size) => guest.session.say(&Request::Resize(size))?,
                 Ask::Signal(signal) => guest.session.say(&Request::Signal(signal))?,
                 Ask::Destroy => {
@@ -256,6 +295,7 @@ impl Relay {
                 }
                 Ask::StdinEof => visitor.end_input(),
                 Ask::Stats | Ask::Processes if self.asked.len() >= MAX_QUESTIONS => {}
+                Ask::Stats | Ask::Processes if visitor.is_behind() => {}
                 Ask::Stats => {
                     self.asked.push_back(visitor.number());
                     guest.control.say(&Order::Stats)?;
@@ -280,6 +320,10 @@ impl Relay {
 
     /// Passes on as much input as the container takes.
     fn feed(&mut self, guest: &mut Guest) -> io::Result<()> {
+        // Whatever credit it gives, a guest that does not read gets no more.
+        if guest.session.is_behind() {
+            return Ok(());
+        }
         if self.input.is_empty() {
             for visitor in &mut self.visitors {
                 self.input.append(&mut visitor.take_input());
@@ -321,6 +365,7 @@ impl Relay {
 /// What there is to do.
 struct Ready {
     session: bool,
+    hangup: bool,
     control: bool,
     monitor: bool,
     words: bool,
@@ -331,10 +376,10 @@ struct Ready {
 fn poll_all<'a>(
     fds: impl Iterator<Item = (BorrowedFd<'a>, PollFlags)>,
     limit: Option<Duration>,
-) -> Vec<bool> {
+) -> Vec<PollFlags> {
     let mut fds: Vec<_> =
         fds.map(|(fd, interest)| PollFd::from_borrowed_fd(fd, interest)).collect();
     let limit = limit.and_then(|limit| Timespec::try_from(limit).ok());
     let _ = poll(&mut fds, limit.as_ref());
-    fds.iter().map(|fd| !fd.revents().is_empty()).collect()
+    fds.iter().map(PollFd::revents).collect()
 }

@@ -88,7 +88,7 @@ fn torn_status_counts_as_not_yet_said() {
     let (_top, containers) = containers();
     let (container, _lock) = containers.create(spec("one")).expect("made");
     fs::write(container.file(STATUS), b"{\"state\":\"run").expect("torn");
-    assert_eq!(container.status(), Status::Created);
+    assert_eq!(container.status().expect("read"), Status::Created);
     assert!(containers.find("one").is_ok());
 }
 
@@ -98,4 +98,49 @@ fn container_that_its_keeper_removed_is_waited_for_no_longer() {
     let (container, lock) = containers.create(spec("one")).expect("made");
     container.remove(&lock).expect("removed");
     assert!(container.wait_for_keeper().expect("no error").is_none());
+}
+
+/// P2: a power cut leaves any part of any file, or a file of nothing. What was torn is no container any more,
+/// or one that has ended; the others are as they were.
+#[test]
+fn files_torn_anywhere_never_keep_a_command_from_its_work() {
+    let (_top, containers) = containers();
+    let (_other, _held) = containers.create(spec("other")).expect("made");
+    for name in [SPEC, STATUS, GROUP] {
+        let (container, lock) = containers.create(spec("one")).expect("made");
+        let running = Status::Running { started: Timestamp::now(), keeper: 1 };
+        container.set_status(&running).expect("written");
+        container.note_group(Path::new("/sys/fs/cgroup/no/such/group")).expect("written");
+        let whole = fs::read(container.file(name)).expect("read");
+        drop(lock);
+        for len in (0..whole.len()).step_by(7).chain([whole.len() - 1]) {
+            fs::write(container.file(name), &whole[..len]).expect("torn");
+            let listed = containers.list().expect("listed");
+            let names: Vec<_> = listed.iter().map(|(c, _)| c.spec().name.as_str()).collect();
+            if name == SPEC {
+                assert_eq!(names, ["other"], "{len}");
+                make_private(&container.directory).expect("made again");
+            } else {
+                assert_eq!(names, ["other", "one"], "{name} {len}");
+                assert!(matches!(listed[1].1, Status::Exited { .. }), "{name} {len}");
+            }
+        }
+        let left = Lock::wait(&container.file(LOCK)).expect("free");
+        container.remove(&left).expect("removed");
+    }
+    assert_eq!(count(containers.paths().containers()), 1);
+}
+
+/// P7: a file that cannot be read is not taken for a torn one.
+#[test]
+fn file_that_cannot_be_read_is_an_error_and_stays() {
+    let (_top, containers) = containers();
+    let (container, lock) = containers.create(spec("one")).expect("made");
+    drop(lock);
+    fs::rename(container.file(SPEC), container.file("kept")).expect("moved");
+    fs::create_dir(container.file(SPEC)).expect("a directory cannot be read");
+    assert!(matches!(containers.list(), Err(ContainerError::File { .. })));
+    fs::remove_dir(container.file(SPEC)).expect("still there");
+    fs::rename(container.file("kept"), container.file(SPEC)).expect("still there");
+    assert_eq!(containers.list().expect("listed").len(), 1);
 }

@@ -10,6 +10,7 @@ use super::progress::Mode;
 use super::pull::{Pull, pull};
 use super::{stage, work};
 use crate::client::Pulled;
+use crate::inherited;
 use crate::oci::Platform;
 use crate::reference::{Name, Reference};
 use crate::store::{Store, StorePaths};
@@ -63,6 +64,9 @@ enum Result {
 
 /// Runs the program.
 pub fn main() -> ExitCode {
+    inherited::hear_of_children();
+    // Where there is no /proc, nothing that is started has more than this process.
+    let _: io::Result<()> = inherited::keep_files();
     match Cli::parse().command {
         Command::Pull(args) => run(args),
         Command::Stage { .. } => {
@@ -74,6 +78,8 @@ pub fn main() -> ExitCode {
 }
 
 fn run(args: PullArgs) -> ExitCode {
+    // Nobody would hear what comes of it.
+    let _ = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL));
     let result = perform(args).unwrap_or_else(|(what, hint)| Result::Error { what, hint });
     if let Result::Error { what, hint } = &result
         && io::stdout().is_terminal()

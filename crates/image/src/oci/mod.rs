@@ -6,15 +6,14 @@
 mod config;
 mod document;
 mod media;
-mod platform;
 #[cfg(test)]
 mod tests;
 mod time;
 
+pub use crate::platform::{Platform, PlatformError};
 pub use config::{Configuration, parse_config};
 pub use document::{Descriptor, Document, Index, Manifest, parse_document};
 pub use media::MediaKind;
-pub use platform::{Platform, PlatformError};
 
 use crate::digest::Digest;
 

@@ -1,0 +1,128 @@
+//! Ends that somebody else brings about: a reader that is gone, a keeper that is told to end, a clearing up.
+
+use std::io::Read;
+use std::net::TcpListener;
+use std::time::{Duration, Instant};
+
+use super::world::{World, eventually, finish, signal};
+
+/// Nothing of a container goes on unnoticed when the reader of its output is gone: `vmm run ... | head -1`.
+#[test]
+fn container_whose_output_nobody_reads_any_more_is_ended() {
+    let world = World::new();
+    for flags in [&["--rm", "--name", "one"][..], &["--name", "one"]] {
+        let mut client = world.vmm(&World::line(flags, &["yes"])).spawn().unwrap();
+        let mut output = client.stdout.take().unwrap();
+        output.read_exact(&mut [0; 2]).unwrap();
+        drop(output);
+        let ran = finish(client);
+        assert_eq!((ran.status, ran.err.as_str()), (141, ""), "{flags:?}");
+        if flags.contains(&"--rm") {
+            assert_eq!(world.ok(&["ps", "-aq"]), "");
+        } else {
+            assert_eq!(world.ok(&["wait", "one"]), "137");
+            world.ok(&["rm", "one"]);
+        }
+        world.assert_clean();
+    }
+}
+
+/// Whoever only looks on leaves the container alone.
+#[test]
+fn container_survives_the_reader_of_an_attached_command() {
+    let world = World::new();
+    world.start("one", &[], &["yes"]);
+    let mut client = world.vmm(&["attach", "one"]).spawn().unwrap();
+    let mut output = client.stdout.take().unwrap();
+    output.read_exact(&mut [0; 2]).unwrap();
+    drop(output);
+    let ran = finish(client);
+    assert_eq!((ran.status, ran.err.as_str()), (141, ""));
+    assert!(world.ok(&["ps"]).contains("Up "));
+    world.ok(&["rm", "-f", "one"]);
+    world.assert_clean();
+}
+
+/// A keeper that is told to end, as by the host's shutdown, ends its container as `vmm stop` does and notes
+/// how that ended.
+#[test]
+fn keeper_that_is_told_to_end_stops_its_container_and_notes_the_end() {
+    let world = World::new();
+    for (what, code, least) in [("polite", "143", 0), ("deaf", "137", 1), ("hang", "137", 6)] {
+        world.start("one", &["--stop-timeout", "1"], &[what]);
+        let begin = Instant::now();
+        signal(world.process_of("keep"), "TERM");
+        assert_eq!(world.ok(&["wait", "one"]), code, "{what}");
+        assert!(begin.elapsed() >= Duration::from_secs(least), "{what}: {:?}", begin.elapsed());
+        eventually("the keeper ends", || world.processes().is_empty());
+        let listed = world.ok(&["ps", "-a"]);
+        assert!(listed.contains(&format!("Exited ({code})")), "{listed}");
+        world.ok(&["rm", "one"]);
+        world.assert_clean();
+    }
+}
+
+/// Told twice, it does not wait.
+#[test]
+fn keeper_that_is_told_again_to_end_does_not_wait() {
+    let world = World::new();
+    world.start("one", &["--stop-timeout", "1000"], &["hang"]);
+    let keeper = world.process_of("keep");
+    let waiting = world.vmm(&["wait", "one"]).spawn().unwrap();
+    for _ in 0..3 {
+        signal(keeper, "TERM");
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    assert_eq!(finish(waiting).out, "137\n");
+    world.ok(&["rm", "one"]);
+    world.assert_clean();
+}
+
+/// As docker has it, `system prune` removes the containers that have ended as well, and then their images.
+#[test]
+fn prune_removes_containers_that_have_ended_and_spares_the_others() {
+    let world = World::new();
+    world.start("runs", &[], &["polite"]);
+    for name in ["one", "two"] {
+        assert_eq!(world.run(&World::line(&["--name", name], &["exit", "1"])).status, 1);
+    }
+    let id = world.ok(&["inspect", "one"]);
+    let id = id.split('"').find(|word| word.len() == 64).unwrap();
+    let asked = world.run(&["system", "prune"]);
+    assert!(asked.err.contains("all containers that have ended"), "{asked:?}");
+    assert_eq!(world.ok(&["ps", "-aq"]).lines().count(), 3, "nobody has agreed");
+    let removed = world.ok(&["system", "prune", "-f"]);
+    assert!(removed.contains(&format!("deleted: {id}\n")), "{removed}");
+    assert_eq!(removed.matches("deleted: ").count(), 2, "{removed}");
+    assert_eq!(world.ok(&["ps", "-aq"]).lines().count(), 1);
+    world.ok(&["rm", "-f", "runs"]);
+    world.assert_clean();
+}
+
+/// A name that means an image for another platform is looked up again for the one asked for.
+#[test]
+fn image_for_another_platform_is_not_taken_for_the_one_asked_for() {
+    let world = World::new();
+    let registry = TcpListener::bind("127.0.0.1:0").unwrap();
+    let name = format!("{}/app:1", registry.local_addr().unwrap());
+    world.ok(&["system", "df"]);
+    let layout = super::support::layout::place("v2");
+    let mut pull = world.vmm(&["pull", "-q", "oci:images", "--name", &name]);
+    assert_eq!(finish(pull.current_dir(layout.path()).spawn().unwrap()).status, 0);
+    let run = |flags: &[&str]| {
+        let all = [&["run", "--rm", "--network", "none"], flags, &[&name, "exit"]].concat();
+        world.vmm(&all).spawn().unwrap()
+    };
+    // For this one it is here.
+    assert_eq!(finish(run(&["--platform", "linux/amd64"])).status, 0);
+    let never = finish(run(&["--platform", "linux/arm64", "--pull", "never"]));
+    assert!(never.err.contains("is for linux/amd64, not for linux/arm64"), "{never:?}");
+    assert_eq!(never.status, 125);
+    // For another one the registry is asked.
+    let client = run(&["--platform", "linux/arm64"]);
+    let (socket, _) = registry.accept().unwrap();
+    drop((socket, registry));
+    let ran = finish(client);
+    assert!(ran.status == 125 && ran.err.contains(&name), "{ran:?}");
+    world.assert_clean();
+}
