@@ -4,7 +4,12 @@
 //! So it takes no kernel that runs containers, and everything on the host's side of the socket can be tried
 //! often: killed, refused its files, told nonsense. With real guests `tests/linux/containers` does it.
 
-#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "a test fails by a panic")]
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test fails by a panic"
+)]
 #![expect(unreachable_pub, reason = "a program has no users but its own modules")]
 
 #[path = "../support/mod.rs"]

@@ -101,6 +101,17 @@ impl World {
         self.processes_of(command)[0]
     }
 
+    /// The process that pulls an image, and its part behind walls, which has none of the variables by which this
+    /// world is known.
+    #[track_caller]
+    pub fn processes_of_pull(&self) -> [u32; 2] {
+        let own = |pid: &u32| command_line(*pid).contains("vmm-image pull ");
+        let found: Vec<u32> = self.processes().into_iter().filter(own).collect();
+        let [pull] = found[..] else { panic!("{found:?}") };
+        let children = fs::read_to_string(format!("/proc/{pull}/task/{pull}/children")).unwrap();
+        [pull, children.trim().parse().unwrap()]
+    }
+
     /// Directories of containers, directories of sockets, control groups, mounts: what containers leave
     /// that is left.
     pub fn left(&self) -> Vec<PathBuf> {

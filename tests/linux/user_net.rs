@@ -15,7 +15,7 @@ use crate::guest::{Ended, Guest, run_words, signal, wait, wait_for};
 const HOST: &str = "192.0.2.1";
 
 /// Gives the host what passt looks for: an interface with a default route.
-fn connect_host() {
+pub fn connect_host() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         for line in [

@@ -3,8 +3,8 @@
 // UNSAFETY: a seccomp filter is installed, and its notifications are received and answered.
 #![expect(unsafe_code)]
 
-use std::fs;
-use std::io;
+use std::fs::File;
+use std::io::{self, Read, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::sync::mpsc;
@@ -140,11 +140,22 @@ fn answer(listener: &OwnedFd, program: &str, nth: usize) -> Option<i64> {
 /// Whether a call is one of the program's own that changes something; what it opens to read does not.
 fn is_step(asked: &libc::seccomp_notif, program: &str) -> bool {
     const CHANGES: u64 = (libc::O_WRONLY | libc::O_RDWR | libc::O_CREAT) as u64;
-    let name = fs::read_to_string(format!("/proc/{}/comm", asked.pid)).unwrap_or_default();
     let only_reads = match i64::from(asked.data.nr) {
         libc::SYS_openat => asked.data.args[2] & CHANGES == 0,
         libc::SYS_open => asked.data.args[1] & CHANGES == 0,
         _ => false,
     };
-    name.trim() == program && !only_reads
+    !only_reads && is_called(asked.pid, program).unwrap_or(false)
+}
+
+/// Whether a process runs `program`. Allocates nothing: who waits for an answer may hold the allocator, as
+/// fork(3) does.
+fn is_called(pid: u32, program: &str) -> io::Result<bool> {
+    let (mut path, mut name) = ([0; 32], [0; 32]);
+    let mut rest = &mut path[..];
+    write!(rest, "/proc/{pid}/comm")?;
+    let unused = rest.len();
+    let path = std::str::from_utf8(&path[..path.len() - unused]).map_err(io::Error::other)?;
+    let len = File::open(path)?.read(&mut name)?;
+    Ok(name[..len].strip_suffix(b"\n") == Some(program.as_bytes()))
 }

@@ -43,15 +43,19 @@ fn take(stream: impl std::os::fd::AsFd) -> anyhow::Result<OwnedFd> {
 
 #[derive(Debug, Args)]
 pub(in super::super) struct MonitorArgs {
+    /// Process number of the keeper
+    #[arg(long, value_name = "NUMBER")]
+    keeper: i32,
+
     #[command(flatten)]
     boot: boot::BootArgs,
 }
 
 /// Runs the machine of a container; dies with the keeper that started it.
 pub(in super::super) fn monitor(args: MonitorArgs) -> anyhow::Result<Exit> {
-    let keeper = getppid();
     set_parent_process_death_signal(Some(Signal::KILL)).context("die with the keeper")?;
-    // It may have died before that.
-    anyhow::ensure!(keeper.is_some() && getppid() == keeper, "the keeper has died");
+    // It may have died before that; then the parent is another process.
+    let parent = getppid().map(|pid| pid.as_raw_nonzero().get());
+    anyhow::ensure!(parent == Some(args.keeper), "the keeper has died");
     boot::run(args.boot)
 }

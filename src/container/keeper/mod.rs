@@ -107,7 +107,8 @@ fn run(container: &Container, relay: &mut Relay) -> Ended {
 /// How the machine is started, and what ends that.
 fn plan<'a>(container: &Container, relay: &Relay, group: Option<&'a Path>) -> io::Result<Plan<'a>> {
     let mut program = Command::new(std::env::current_exe()?);
-    program.arg("monitor").args(monitor_arguments(container));
+    program.args(["monitor", "--keeper", &std::process::id().to_string()]);
+    program.args(monitor_arguments(container));
     let fd = relay.signals().as_fd().try_clone_to_owned()?;
     let what = "its keeper was told to end";
     let mut watches = vec![Watch { fd, events: PollFlags::IN, what }];

@@ -127,7 +127,7 @@ fn keeper_that_is_killed_takes_the_machine_with_it() {
 }
 
 /// The process of `vmm COMMAND` in this world, once it is there.
-fn process_of(world: &World, command: &str) -> u32 {
+pub fn process_of(world: &World, command: &str) -> u32 {
     let wanted = format!("vmm {command} ");
     let find = || {
         let mut found = world.processes().into_iter();

@@ -13,6 +13,7 @@ mod differential;
 mod execs;
 mod failures;
 mod hostile;
+mod kills;
 mod lifecycle;
 mod output;
 mod pty;
