@@ -127,7 +127,7 @@ fn input_typed_during_loopback_arrives_afterwards() {
     machine.type_in(b"x");
     machine.wait_for_output(2);
     let end = machine.terminate();
-    assert_eq!(typed.number(&end.stdout), b'x'.into());
+    assert_eq!(typed.number(&end.stdout), u64::from(b'x'));
 }
 
 /// S1: a guest that never reads is not typed at: the sender waits, the monitor sleeps.
