@@ -155,8 +155,6 @@ fn image_of_a_container_stays_until_the_container_is_removed() {
     );
     let (error, hint) = refused(&dir, &["rmi", "oci:images"]);
     assert!(error.contains("used by container c1") && hint.contains("--force"), "{error} {hint}");
-    assert_eq!(stdout(&dir, &["system", "prune", "--all", "--force"]).lines().count(), 1);
-    assert_eq!(stdout(&dir, &["images", "-q"]).lines().count(), 1);
     assert!(stdout(&dir, &["rmi", "--force", "oci:images"]).starts_with("untagged: "));
     assert!(stdout(&dir, &["images"]).contains("<none>"));
     stdout(&dir, &["rm", "c1"]);

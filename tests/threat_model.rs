@@ -7,7 +7,7 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 /// The cases that must be covered.
-const REQUIRED: [(char, RangeInclusive<u8>); 14] = [
+const REQUIRED: [(char, RangeInclusive<u8>); 18] = [
     ('K', 1..=11),
     ('M', 1..=12),
     ('Q', 1..=25),
@@ -18,7 +18,11 @@ const REQUIRED: [(char, RangeInclusive<u8>); 14] = [
     ('F', 6..=6),
     ('S', 1..=7),
     ('I', 1..=19),
-    ('P', 2..=2),
+    ('J', 3..=3),
+    ('L', 1..=1),
+    ('L', 3..=3),
+    ('L', 5..=6),
+    ('P', 1..=2),
     ('P', 6..=7),
     ('P', 10..=10),
     ('A', 9..=9),

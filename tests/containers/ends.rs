@@ -95,7 +95,11 @@ fn prune_removes_containers_that_have_ended_and_spares_the_others() {
     assert!(removed.contains(&format!("deleted: {id}\n")), "{removed}");
     assert_eq!(removed.matches("deleted: ").count(), 2, "{removed}");
     assert_eq!(world.ok(&["ps", "-aq"]).lines().count(), 1);
+    let all = world.ok(&["system", "prune", "-af"]);
+    assert!(!all.contains("deleted: "), "the image of what runs: {all}");
+    assert_eq!(world.ok(&["images", "-q"]).lines().count(), 1);
     world.ok(&["rm", "-f", "runs"]);
+    assert!(world.ok(&["system", "prune", "-af"]).starts_with("deleted: sha256:"));
     world.assert_clean();
 }
 

@@ -67,8 +67,7 @@ fn container_that_runs_out_of_descriptors_is_one_clear_line() {
     const FIRST: u32 = 4;
     const ENOUGH: u32 = 128;
     let world = World::new();
-    let mut refusals = 0;
-    for limit in FIRST..ENOUGH {
+    for (refusals, limit) in (FIRST..ENOUGH).enumerate() {
         let mut command = Command::new("prlimit");
         command.arg(format!("--nofile={limit}")).arg("--").arg(layout::vmm());
         command.args(World::line(&["--rm"], &["exit", "3"]));
@@ -81,7 +80,6 @@ fn container_that_runs_out_of_descriptors_is_one_clear_line() {
             return;
         }
         assert!(ran.err.contains("Too many open files"), "{limit}: {ran:?}");
-        refusals += 1;
     }
     panic!("{ENOUGH} descriptors are not enough");
 }

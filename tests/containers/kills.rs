@@ -53,7 +53,7 @@ fn kill_often(kill: impl Fn(&World, &mut Child) -> bool) {
             break;
         }
         let flags: &[&str] =
-            if round % 2 == 0 { &["--rm", "--name", "one"] } else { &["--name", "one"] };
+            if round.is_multiple_of(2) { &["--rm", "--name", "one"] } else { &["--name", "one"] };
         let mut client = world.vmm(&World::line(flags, &["exit", "3"])).spawn().unwrap();
         instants.wait(&mut client);
         killed += usize::from(kill(&world, &mut client));

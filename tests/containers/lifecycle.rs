@@ -27,10 +27,10 @@ fn hundred_containers_leave_nothing_behind() {
     let cycle = |number: usize| {
         let code = number.to_string();
         let kept = ["--name", "kept"];
-        let flags: &[&str] = if number % 4 == 0 { &kept } else { &["--rm"] };
+        let flags: &[&str] = if number.is_multiple_of(4) { &kept } else { &["--rm"] };
         let ran = world.run(&World::line(flags, &["exit", &code]));
         assert_eq!(ran.status, i32::try_from(number).unwrap(), "{ran:?}");
-        if number % 4 == 0 {
+        if number.is_multiple_of(4) {
             world.ok(&["rm", "kept"]);
         }
     };
