@@ -117,6 +117,18 @@ fn serve(mut session: UnixStream) -> Option<()> {
             let signal = talk_signal(&mut talk, &[9])?;
             return talk.end_with(signal);
         }
+        // As "yes", with as many messages that mean nothing, and as much credit as there is.
+        "flood" => {
+            let credit = Reply::Credit(u32::MAX);
+            let mut bytes = vec![];
+            for _ in 0..1000 {
+                push_message(&mut bytes, &credit).unwrap();
+            }
+            push_data(&mut bytes, Kind::Stdout, &b"y\n".repeat(50_000));
+            (0..500).try_for_each(|_| talk.socket.write_all(&bytes).ok())?;
+            let signal = talk_signal(&mut talk, &[9])?;
+            return talk.end_with(signal);
+        }
         // Ends by the signal it is asked to end by.
         "polite" => {
             let signal = talk_signal(&mut talk, &[9, 15])?;

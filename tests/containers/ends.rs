@@ -4,6 +4,7 @@ use std::io::Read;
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
+use super::support::process;
 use super::world::{World, eventually, finish, signal};
 
 /// Nothing of a container goes on unnoticed when the reader of its output is gone: `vmm run ... | head -1`.
@@ -74,6 +75,36 @@ fn keeper_that_is_told_again_to_end_does_not_wait() {
         std::thread::sleep(Duration::from_millis(200));
     }
     assert_eq!(finish(waiting).out, "137\n");
+    world.ok(&["rm", "one"]);
+    world.assert_clean();
+}
+
+/// V12: half a million messages that mean nothing and 50 MB of output leave the keeper as small as it was, and the
+/// log within its bound.
+#[test]
+fn flood_of_an_agent_grows_neither_keeper_nor_log() {
+    const SMALL: u64 = 32 << 20;
+    const LOG: u64 = 17 << 20;
+    let world = World::new();
+    world.start("one", &[], &["flood"]);
+    let keeper = world.process_of("keep");
+    let used = || process::cpu_time(keeper);
+    let mut before = used();
+    eventually("the flood is over", || {
+        std::thread::sleep(Duration::from_secs(1));
+        let now = used();
+        std::mem::replace(&mut before, now) == now
+    });
+    let status = std::fs::read_to_string(format!("/proc/{keeper}/status")).unwrap();
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    let peak: u64 = peak.trim().trim_end_matches(" kB").parse().unwrap();
+    assert!(peak * 1024 < SMALL, "{peak} KiB");
+    let place = world.path("data/containers").join(&world.ids()[0]);
+    let log =
+        ["log", "log.old"].map(|name| place.join(name).metadata().map_or(0, |file| file.len()));
+    assert!(log.iter().sum::<u64>() > LOG / 2 && log.iter().sum::<u64>() < LOG, "{log:?}");
+    world.ok(&["kill", "one"]);
+    assert_eq!(world.ok(&["wait", "one"]), "137");
     world.ok(&["rm", "one"]);
     world.assert_clean();
 }

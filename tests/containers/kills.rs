@@ -3,6 +3,7 @@
 
 use std::io::Read;
 use std::net::TcpListener;
+use std::path::Path;
 use std::process::Child;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -52,14 +53,21 @@ fn kill_often(kill: impl Fn(&World, &mut Child) -> bool) {
         if killed >= KILLS {
             break;
         }
-        let flags: &[&str] =
-            if round.is_multiple_of(2) { &["--rm", "--name", "one"] } else { &["--name", "one"] };
-        let mut client = world.vmm(&World::line(flags, &["exit", "3"])).spawn().unwrap();
+        let mut flags = vec!["--name", "one"];
+        flags.extend(round.is_multiple_of(2).then_some("--rm"));
+        // In a control group, where this host allows that.
+        flags.extend(round.is_multiple_of(3).then_some("--cpus=0.5"));
+        let mut client = world.vmm(&World::line(&flags, &["exit", "3"])).spawn().unwrap();
         instants.wait(&mut client);
+        let ids = world.ids();
         killed += usize::from(kill(&world, &mut client));
         let ran = finish(client);
         assert!([0, 3, 125, 137].contains(&ran.status), "{ran:?}");
         reconcile(&world, round);
+        for group in ["", "cpu/", "cpu,cpuacct/"].map(|part| format!("/sys/fs/cgroup/{part}vmm")) {
+            let left = ids.iter().find(|id| Path::new(&group).join(id).exists());
+            assert_eq!(left, None, "{group}");
+        }
     }
     assert!(killed >= KILLS, "{killed} of {STARTS}");
     world.ok(&World::line(&["--rm", "--name", "one"], &["exit", "0"]));

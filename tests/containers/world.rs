@@ -112,8 +112,13 @@ impl World {
         [pull, children.trim().parse().unwrap()]
     }
 
-    /// Directories of containers, directories of sockets, control groups, mounts: what containers leave
-    /// that is left.
+    /// The identifiers of the containers that have a directory.
+    pub fn ids(&self) -> Vec<String> {
+        let entries = fs::read_dir(self.path("data/containers")).into_iter().flatten().flatten();
+        entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
+    }
+
+    /// Directories of containers, directories of sockets, mounts: what containers leave that is left.
     pub fn left(&self) -> Vec<PathBuf> {
         let list = |path: &Path| {
             let entries = fs::read_dir(path).into_iter().flatten().flatten();

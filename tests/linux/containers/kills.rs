@@ -17,7 +17,7 @@ fn machine_or_network_killed_at_any_instant_leaves_nothing_alive() {
     let world = World::new();
     let line = ["run", "--rm", "--name", "one", "--network", "user", "-p", "127.0.0.1:8477:80"];
     let line = [&line[..], &["busybox", "sleep", "1000"]].concat();
-    for round in 0..8_u64 {
+    for round in 0..6_u64 {
         let client = spawn(&mut world.vmm(&line), Stdio::null());
         let monitor = process_of(&world, "monitor");
         std::thread::sleep(Duration::from_millis((round / 2) * 500));
