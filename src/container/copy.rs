@@ -27,7 +27,7 @@ use session::Session;
 /// Symbolic links in a row that the destination in a container may be.
 const MAX_LINKS: usize = 40;
 /// Bytes of standard input that are looked at for what it is.
-const MAGIC: usize = 6;
+const MAGIC: u64 = 6;
 
 /// Why a copy is not whole.
 #[derive(Debug, Error)]
@@ -204,23 +204,16 @@ impl<'a> Copy<'a> {
     /// # Errors
     /// There is no such directory, or the archive is none.
     pub fn from_stream(&self, input: &mut impl Read, to: &str) -> Result<u64, CopyError> {
-        let (mut begin, mut len) = ([0; MAGIC], 0);
-        while len < MAGIC {
-            match input.read(begin.get_mut(len..).unwrap_or_default()) {
-                Ok(0) => break,
-                Ok(count) => len = len.saturating_add(count),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(CopyError::Input(error)),
-            }
+        let mut begin = vec![];
+        Read::take(&mut *input, MAGIC).read_to_end(&mut begin).map_err(CopyError::Input)?;
+        if let Some(by) = compressed(&begin) {
+            return Err(CopyError::Compressed(by));
         }
-        let begin = begin.get(..len).unwrap_or_default();
-        compressed(begin).map_or(Ok(()), |by| Err(CopyError::Compressed(by)))?;
         let Some(Found::Directory) = self.look(to, true)? else {
             return Err(CopyError::NotADirectory(to.to_owned()));
         };
         let mut session = self.session(&Request::CopyIn { directory: to.to_owned() })?;
-        session.write_all(begin).map_err(CopyError::of_stream)?;
-        let mut chunk = vec![0; MAX_DATA];
+        let (mut input, mut chunk) = (begin.as_slice().chain(input), vec![0; MAX_DATA]);
         loop {
             match input.read(&mut chunk) {
                 Ok(0) => break,

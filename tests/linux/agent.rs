@@ -287,8 +287,7 @@ fn copies_go_in_and_out() {
     let tar = fs::read(path("in.tar")).expect("read");
     let mut link = machine.connect();
     link.say(&Request::CopyIn { directory: "/tmp".into() });
-    client::send_with_credit(&mut link, &tar);
-    assert_eq!(link.hear::<Reply>(), Reply::Copied);
+    assert_eq!(client::send_with_credit(&mut link, &tar), Reply::Copied);
     let said = machine.sh("cat /tmp/sub/data | md5sum; readlink /tmp/sub/link").good();
     assert!(said.ends_with("/etc/passwd\n"), "{said}");
     let mut link = machine.connect();

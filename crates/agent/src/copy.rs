@@ -18,6 +18,9 @@ use crate::link::{Link, do_wait};
 use crate::setup::ROOT;
 use crate::sys::{self, Forked};
 
+/// Bytes beyond the first credit that may be on their way into the container: what waits for its disk.
+const AHEAD: u32 = 1 << 20;
+
 /// Starts a process that does what `request` says and ends the session; `first` is the container's first
 /// process, if it runs.
 pub(crate) fn start(
@@ -59,6 +62,8 @@ fn run(link: &mut Link, request: &Request, first: Option<BorrowedFd<'_>>) -> Res
             link.say(&Reply::Copied);
         }
         Request::CopyIn { directory } => {
+            link.say(&Reply::Credit(AHEAD));
+            link.flush();
             files::receive(directory, &mut Incoming::new(link))?;
             link.say(&Reply::Copied);
         }

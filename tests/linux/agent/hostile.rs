@@ -81,8 +81,8 @@ fn container_makes_no_socket_to_the_host() {
     command("tar", &["-C", &path(""), "-cf", &path("program.tar"), "program"]);
     let mut link = machine.connect();
     link.say(&Request::CopyIn { directory: "/".into() });
-    client::send_with_credit(&mut link, &fs::read(path("program.tar")).expect("read"));
-    assert_eq!(link.hear::<Reply>(), Reply::Copied);
+    let tar = fs::read(path("program.tar")).expect("read");
+    assert_eq!(client::send_with_credit(&mut link, &tar), Reply::Copied);
     let name = "agent::hostile::sockets_to_the_host_are_no_family_here";
     let start = Start {
         env: vec![format!("{PART}=try")],

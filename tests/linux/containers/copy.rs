@@ -214,7 +214,7 @@ fn big_files_go_both_ways_and_full_disks_keep_no_half() {
     let line = ["run", "-d", "--network", "none", "--storage", "64m", "--name", "one", "busybox"];
     world.ok(&[&line[..], &["sleep", "1000"]].concat());
     let big = File::create(here.path("big")).expect("create");
-    let mut data = vec![0; 48 << 20];
+    let mut data = vec![0; 34 << 20];
     for (at, word) in data.chunks_exact_mut(8).enumerate() {
         word.copy_from_slice(&(at as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes());
     }
@@ -223,7 +223,7 @@ fn big_files_go_both_ways_and_full_disks_keep_no_half() {
     world.ok(&["cp", &here.path("big"), "one:/big"]);
     let there = begun.elapsed();
     world.ok(&["cp", "one:/big", &here.path("back")]);
-    println!("48 MiB: {there:?} in, {:?} out", begun.elapsed() - there);
+    println!("34 MiB: {there:?} in, {:?} out", begun.elapsed() - there);
     assert!(here.read("back") == data);
     let full = world.run(&["cp", &here.path("big"), "one:/second"]);
     assert_eq!(full.status, 1);
