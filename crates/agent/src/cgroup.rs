@@ -1,4 +1,7 @@
-//! The control group of the container: what its processes may use, and what they have used.
+//! The control groups of the container: what its processes may use, and what they have used.
+//!
+//! There are two. The outer one is the wall: no process is in it, and none of the container can find it, so
+//! that none can change it. The inner one, with the same limits, is what the container sees as the root of all.
 
 use std::fs;
 use std::io;
@@ -13,41 +16,27 @@ use crate::error::{Context, Failure};
 /// Where control groups are mounted, for the agent alone.
 pub(crate) const MOUNT: &str = "/cgroup";
 const GROUP: &str = "/cgroup/container";
+const INNER: &str = "/cgroup/container/inner";
 
 /// What is limited or counted.
 const CONTROLLERS: [&str; 4] = ["+memory", "+pids", "+cpu", "+io"];
 
-/// The container's control group.
+/// The container's control groups.
 #[derive(Debug)]
 pub(crate) struct Cgroup {
+    /// The inner one.
     directory: OwnedFd,
 }
 
 impl Cgroup {
-    /// Makes the group with the limits of `setup`.
+    /// Makes the groups with the limits of `setup`.
     pub(crate) fn create(setup: &Setup) -> Result<Self, Failure> {
-        let control = format!("{MOUNT}/cgroup.subtree_control");
-        // All at once is sooner done; with a kernel that lacks one, all but that.
-        if fs::write(&control, CONTROLLERS.join(" ")).is_err() {
-            for controller in CONTROLLERS {
-                // What is missing here is missed below, if it is needed.
-                let _ = fs::write(&control, controller);
-            }
-        }
-        fs::create_dir(GROUP).context("make the control group")?;
-        if let Some(bytes) = setup.memory_bytes {
-            limit("memory.max", bytes)?;
-            // Only with CONFIG_SWAP, and then it would be no limit without.
-            let _ = limit("memory.swap.max", 0);
-        }
-        if let Some(pids) = setup.pids {
-            limit("pids.max", pids)?;
-        }
-        let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
-        let directory =
-            rustix::fs::open(GROUP, flags, Mode::empty()).context("open the control group")?;
-        devices::restrict(directory.as_fd()).context("restrict the use of devices")?;
-        Ok(Self { directory })
+        enable_controllers(MOUNT);
+        make(GROUP, setup)?;
+        devices::restrict(open(GROUP)?.as_fd()).context("restrict the use of devices")?;
+        enable_controllers(GROUP);
+        make(INNER, setup)?;
+        Ok(Self { directory: open(INNER)? })
     }
 
     /// For new processes.
@@ -55,9 +44,9 @@ impl Cgroup {
         self.directory.as_fd()
     }
 
-    /// A file of the group; empty if there is none.
+    /// A file of the inner group; empty if there is none.
     pub(crate) fn read(&self, name: &str) -> String {
-        fs::read_to_string(format!("{GROUP}/{name}")).unwrap_or_default()
+        fs::read_to_string(format!("{INNER}/{name}")).unwrap_or_default()
     }
 
     /// How many processes the kernel has killed for want of memory.
@@ -65,7 +54,7 @@ impl Cgroup {
         value(&self.read("memory.events"), "oom_kill")
     }
 
-    /// Kills every process of the group.
+    /// Kills every process of the groups.
     pub(crate) fn kill(&self) -> io::Result<()> {
         fs::write(format!("{GROUP}/cgroup.kill"), "1")
     }
@@ -77,8 +66,37 @@ impl Cgroup {
     }
 }
 
-fn limit(name: &str, value: u64) -> Result<(), Failure> {
-    fs::write(format!("{GROUP}/{name}"), value.to_string()).context(format!("set {name}"))
+/// Lets groups below `group` limit and count.
+fn enable_controllers(group: &str) {
+    let control = format!("{group}/cgroup.subtree_control");
+    // All at once is sooner done; with a kernel that lacks one, all but that.
+    if fs::write(&control, CONTROLLERS.join(" ")).is_err() {
+        for controller in CONTROLLERS {
+            // What is missing here is missed below, if it is needed.
+            let _ = fs::write(&control, controller);
+        }
+    }
+}
+
+fn make(group: &str, setup: &Setup) -> Result<(), Failure> {
+    fs::create_dir(group).context("make a control group")?;
+    let limit = |name: &str, value: u64| {
+        fs::write(format!("{group}/{name}"), value.to_string()).context(format!("set {name}"))
+    };
+    if let Some(bytes) = setup.memory_bytes {
+        limit("memory.max", bytes)?;
+        // Only with CONFIG_SWAP, and then it would be no limit without.
+        let _ = limit("memory.swap.max", 0);
+    }
+    if let Some(pids) = setup.pids {
+        limit("pids.max", pids)?;
+    }
+    Ok(())
+}
+
+fn open(group: &str) -> Result<OwnedFd, Failure> {
+    let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
+    rustix::fs::open(group, flags, Mode::empty()).context("open a control group")
 }
 
 /// The number behind `key` in lines of keys and numbers; 0 if there is none.

@@ -1,7 +1,8 @@
 //! Which devices the container may use: a program that the kernel asks at every use of one.
 //!
 //! It holds however a node came to be: made by the container, found in the image, or shown by a file
-//! system it mounts. So the disks under the container's root cannot be read past it.
+//! system it mounts. So the disks under the container's root cannot be read past it. And it holds in a control
+//! group that the container cannot find, so that it cannot be taken away either.
 
 // UNSAFETY: no safe interface loads a BPF program.
 #![expect(unsafe_code)]
@@ -21,6 +22,8 @@ const PROG_LOAD: libc::c_int = 5;
 const PROG_ATTACH: libc::c_int = 8;
 const PROG_TYPE_CGROUP_DEVICE: u32 = 15;
 const ATTACH_CGROUP_DEVICE: u32 = 6;
+/// Groups below may have programs of their own beside this one, which is asked all the same.
+const ALLOW_MORE: u32 = 2;
 
 const CHARACTER_DEVICE: i32 = 2;
 const MAKE_NODE: i32 = 1;
@@ -81,7 +84,7 @@ pub(crate) fn restrict(cgroup: BorrowedFd<'_>) -> io::Result<()> {
         target_fd: number(cgroup.as_raw_fd()),
         attach_bpf_fd: number(loaded.as_raw_fd()),
         attach_type: ATTACH_CGROUP_DEVICE,
-        attach_flags: 0,
+        attach_flags: ALLOW_MORE,
     };
     bpf(PROG_ATTACH, &mut attach)?;
     Ok(())

@@ -100,3 +100,49 @@ fn processes_without_end_do_not_keep_a_container_from_ending() {
     world.ok(&["rm", "one"]);
     world.wait_for_quiet();
 }
+
+/// F6: the control group with the container's limits and the filter of devices is not the one that it sees,
+/// whatever name spaces it makes: what it changes is in vain. Only docker's capabilities are needed to try.
+#[test]
+fn limits_and_the_filter_of_devices_cannot_be_taken_away() {
+    let script = "
+import ctypes, errno, os, stat, struct
+libc = ctypes.CDLL(None, use_errno=True)
+def write(path, text):
+    try:
+        with open(path, 'w') as file: file.write(text)
+        return 'done'
+    except OSError as e: return errno.errorcode[e.errno]
+os.mknod('/tmp/disk', 0o600 | stat.S_IFBLK, os.makedev(254, 0))
+def disk():
+    try: return os.close(os.open('/tmp/disk', os.O_RDONLY)) or 'opened'
+    except OSError as e: return errno.errorcode[e.errno]
+attribute = ctypes.create_string_buffer(struct.pack('IIII', os.open('/sys/fs/cgroup', os.O_RDONLY), 0, 6, 0), 64)
+libc.syscall(321, 9, attribute, 64)
+print('disk', disk())
+NEWNS, NEWCGROUP, NEWUSER = 0x20000, 0x02000000, 0x10000000
+if libc.unshare(NEWUSER | NEWNS | NEWCGROUP) == 0:
+    for name, text in (('setgroups', 'deny'), ('uid_map', '0 0 1'), ('gid_map', '0 0 1')):
+        write('/proc/self/' + name, text)
+os.mkdir('/tmp/groups')
+print('mounted', libc.mount(b'none', b'/tmp/groups', b'cgroup2', 0, None))
+os.mkdir('/tmp/groups/below')
+print('moved', write('/tmp/groups/below/cgroup.procs', '0'))
+libc.unshare(NEWCGROUP)
+for name in ('memory.max', 'pids.max'): write('/tmp/groups/' + name, 'max')
+libc.syscall(321, 9, ctypes.create_string_buffer(struct.pack('IIII', os.open('/tmp/groups', os.O_RDONLY), 0, 6, 0), 64), 64)
+print('disk', disk())
+child = os.fork()
+if child == 0:
+    bytearray(112 << 20)
+    os._exit(0)
+print('ended', os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+";
+    let world = World::new();
+    for args in [&[][..], &["--cap-add", "ALL"]] {
+        let line = [&["run", "--rm", "--network", "none", "-m", "100m"], args];
+        let line = [&line.concat()[..], &["python", "python3", "-c", script]].concat();
+        let text = world.run(&line).success();
+        assert_eq!(text, "disk EPERM\nmounted 0\nmoved done\ndisk EPERM\nended -9\n", "{args:?}");
+    }
+}
