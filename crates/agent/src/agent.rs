@@ -11,7 +11,7 @@ use vmm_protocol::{MAX_DATA, Notice, Order, Refusal, Request, Role, Start, Statu
 
 use crate::error::Failure;
 use crate::link::Link;
-use crate::process::Process;
+use crate::process::{Process, Stream};
 use crate::session::{Input, Part, Session};
 use crate::setup::Container;
 use crate::{copy, stats, vsock};
@@ -139,6 +139,10 @@ impl Agent {
     fn reap(&mut self) {
         let mut signal = [0; 128];
         while read(&self.children, &mut signal).is_ok_and(|len| len > 0) {}
+        // Which child is whose is said before it ends.
+        for session in self.sessions.values_mut() {
+            session.handle(Stream::Report, &mut self.scratch);
+        }
         while let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG) {
             let number = |value: i32| u8::try_from(value).unwrap_or(u8::MAX);
             let Some(status) = status

@@ -7,13 +7,13 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::event::PollFlags;
 use rustix::fs::{Mode, OFlags, open};
 use rustix::io::{Errno, IoSliceMut, read, retry_on_intr, write};
+use rustix::net::sockopt::set_socket_passcred;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SocketFlags, SocketType,
     recvmsg, socketpair,
 };
 use rustix::pipe::{PipeFlags, pipe_with};
-use rustix::process::{PidfdFlags, getpid, pidfd_open};
-use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use vmm_protocol::{INITIAL_CREDIT, Kind, MAX_DATA, Refusal, Reply, Role, Start, Status};
 
 use crate::error::{Context, Failure};
@@ -96,12 +96,13 @@ impl Process {
         let (report, theirs) =
             socketpair(family, kind, SocketFlags::CLOEXEC, None).context("make a socket")?;
         do_not_wait(&report).context("make a socket")?;
+        set_socket_passcred(&report, true).context("make a socket")?;
         let pipes = match start.terminal {
             Some(_) => Pipes::default(),
             None => Pipes::new(start.stdin).context("make pipes")?,
         };
         let oom_kills = container.cgroup.oom_kills();
-        let child = match fork(container, first).context("make a process")? {
+        let child = match fork(container, first.is_none()).context("make a process")? {
             Forked::Parent(child) => child,
             Forked::Child => spawn::run(Plan {
                 start,
@@ -195,7 +196,9 @@ impl Process {
     }
 
     /// Kills it, and with it its group or the container, unless it has ended.
-    pub(crate) fn kill(&self) {
+    pub(crate) fn kill(&mut self, link: &mut Link, scratch: &mut [u8]) {
+        // It may be another by now. One that has not said so yet ends when it cannot.
+        self.read_report(link, scratch);
         if self.status.is_none() {
             // It may not have a group yet.
             let _ = sys::kill(self.child.pid, true, libc::SIGKILL);
@@ -281,21 +284,30 @@ impl Process {
     /// Hears what the child says until its program runs.
     fn read_report(&mut self, link: &mut Link, scratch: &mut [u8]) {
         while let Some(report) = &self.report {
-            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+            let mut space =
+                [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1), ScmCredentials(1))];
             let mut control = RecvAncillaryBuffer::new(&mut space);
             let mut parts = [IoSliceMut::new(scratch.get_mut(..REPORT).unwrap_or_default())];
             let flags = RecvFlags::CMSG_CLOEXEC;
             let result = retry_on_intr(|| recvmsg(report, &mut parts, &mut control, flags));
             let Ok(len) = result.map(|message| message.bytes) else { return };
-            let fds = control.drain().filter_map(|message| match message {
-                RecvAncillaryMessage::ScmRights(fds) => Some(fds),
-                _ => None,
-            });
-            if let Some(terminal) = fds.flatten().next() {
+            let (mut sender, mut terminal) = (None, None);
+            for message in control.drain() {
+                match message {
+                    RecvAncillaryMessage::ScmCredentials(credentials) => {
+                        sender = Some(credentials.pid);
+                    }
+                    RecvAncillaryMessage::ScmRights(mut fds) => terminal = fds.next(),
+                    _ => {}
+                }
+            }
+            // Of the container's own processes none has a terminal to give.
+            if let Some(terminal) = terminal.filter(|_| sender == Some(self.child.pid)) {
                 self.adopt_terminal(terminal, link);
             } else if len > 0 {
                 let bytes = scratch.get(..len).unwrap_or_default();
                 self.said = serde_json::from_slice(bytes).ok();
+                self.follow(sender);
             } else {
                 self.report = None;
                 let never = || {
@@ -304,6 +316,17 @@ impl Process {
                 };
                 link.say(self.said.get_or_insert_with(never));
             }
+        }
+    }
+
+    /// Who says that the program is about to begin is the process from now on. The agent is its parent, so
+    /// that its number is its own until it is buried.
+    fn follow(&mut self, sender: Option<Pid>) {
+        let (Some(pid), Some(Reply::Started { .. })) = (sender, &self.said) else { return };
+        if pid != self.child.pid
+            && let Ok(pidfd) = pidfd_open(pid, PidfdFlags::empty())
+        {
+            self.child = Child { pid, pidfd };
         }
     }
 
@@ -349,19 +372,8 @@ impl Pipes {
     }
 }
 
-/// The first process begins in namespaces of its own, a further one in the process namespace of that:
-/// where the children of the agent begin is changed, for the moment of the fork.
-fn fork(container: &Container, first: Option<BorrowedFd<'_>>) -> io::Result<Forked> {
-    let Some(first) = first else {
-        let flags =
-            libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
-        return sys::fork(flags, Some(container.cgroup.fd()));
-    };
-    let own = pidfd_open(getpid(), PidfdFlags::empty())?;
-    move_into_thread_name_spaces(first, ThreadNameSpaceType::PROCESS_ID)?;
-    let forked = sys::fork(0, Some(container.cgroup.fd()));
-    if !matches!(forked, Ok(Forked::Child)) {
-        move_into_thread_name_spaces(own.as_fd(), ThreadNameSpaceType::PROCESS_ID)?;
-    }
-    forked
+/// The first process begins in namespaces of its own; a further one enters those later.
+fn fork(container: &Container, is_first: bool) -> io::Result<Forked> {
+    let own = libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
+    sys::fork(if is_first { own } else { 0 }, Some(container.cgroup.fd()))
 }

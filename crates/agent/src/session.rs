@@ -101,8 +101,8 @@ impl Session {
         loop {
             self.link.flush();
             if self.link.is_broken() {
-                if let Some(process) = &self.process {
-                    process.kill();
+                if let Some(process) = &mut self.process {
+                    process.kill(&mut self.link, scratch);
                 }
                 return false;
             }

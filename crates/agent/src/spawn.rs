@@ -2,6 +2,10 @@
 //!
 //! Namespaces and mounts; terminal and standard streams; user, looked up in the image; limits; the
 //! filter of system calls, which needs rights; capabilities and user; the program.
+//!
+//! A further process comes into a container that is hostile already. What is done with the agent's rights is
+//! done by a process that the container cannot see, and only the one that becomes the program is made among
+//! its processes.
 
 use std::ffi::CString;
 use std::fs;
@@ -13,6 +17,7 @@ use std::path::Path;
 
 use rustix::fs::{Access, AtFlags, CWD, Gid, Mode, OFlags, Uid, accessat, fchown, open};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{
     DumpableBehavior, Resource, Rlimit, chdir, getpid, ioctl_tiocsctty, set_dumpable_behavior,
     setrlimit, setsid, umask,
@@ -24,6 +29,7 @@ use vmm_protocol::{Refusal, Reply, Role, Setup, Start, TerminalSize, printable};
 
 use crate::clock::uptime_us;
 use crate::error::{Context, Failure};
+use crate::sys::Forked;
 use crate::user::User;
 use crate::{caps, init, mounts, seccomp, sys, user};
 
@@ -68,7 +74,8 @@ fn isolate(plan: &Plan<'_>) {
 
 fn try_run(mut plan: Plan<'_>) -> Result<(), Failure> {
     let start = plan.start;
-    setsid().context("begin a session")?;
+    // Of the proc that shows this process: the container's may not.
+    fs::write("/proc/self/oom_score_adj", "0").context("be as killable as others")?;
     enter(&plan)?;
     let terminal = match plan.streams.take() {
         Some(streams) => {
@@ -89,9 +96,17 @@ fn try_run(mut plan: Plan<'_>) -> Result<(), Failure> {
     let path = program(start, &env)?;
     let (args, env) = (strings(&start.args)?, strings(&env)?);
     sys::reset_signals();
+    let _until_begun = match start.role {
+        Role::Init => None,
+        Role::Exec => Some(appear(&plan.report).context("make a process of the container")?),
+    };
+    begin_session(start)?;
     let pid = u32::try_from(getpid().as_raw_nonzero().get()).unwrap_or(0);
     let started = Reply::Started { pid, uptime_us: uptime_us() };
-    tell(&plan.report, &started, None);
+    if !tell(&plan.report, &started, None) {
+        // The agent has given it up.
+        std::process::exit(1);
+    }
     if start.init && start.role == Role::Init {
         init::divide(start.terminal.is_some()).context("start an init")?;
     }
@@ -100,20 +115,48 @@ fn try_run(mut plan: Plan<'_>) -> Result<(), Failure> {
     Err(refused(name, &error))
 }
 
-/// Namespaces: the first process has made its own, all others join those.
+/// Goes on in a new process, a child of the agent as well, that is among those of the container and has no
+/// right that the program will not have. This one ends when the program begins, which closes what is returned.
+fn appear(report: &OwnedFd) -> io::Result<OwnedFd> {
+    let (begun, until_begun) = pipe_with(PipeFlags::CLOEXEC)?;
+    match sys::fork(libc::CLONE_PARENT, None)? {
+        Forked::Child => {
+            drop(begun);
+            sys::close_from(3, vec![report.as_raw_fd(), until_begun.as_raw_fd()]);
+            Ok(until_begun)
+        }
+        Forked::Parent(_) => {
+            sys::close_from(0, vec![begun.as_raw_fd()]);
+            // Nothing is ever written.
+            let _ = rustix::io::read(&begun, &mut [0]);
+            std::process::exit(0)
+        }
+    }
+}
+
+/// A session of its own, with its terminal if it has one.
+fn begin_session(start: &Start) -> Result<(), Failure> {
+    setsid().context("begin a session")?;
+    if start.terminal.is_some() {
+        ioctl_tiocsctty(rustix::stdio::stdin()).context("control the terminal")?;
+    }
+    Ok(())
+}
+
+/// Namespaces: the first process has made its own, all others join those. What is among the container's
+/// processes are a further one's children.
 fn enter(plan: &Plan<'_>) -> Result<(), Failure> {
     use rustix::thread::{ThreadNameSpaceType as Type, move_into_thread_name_spaces};
     if let Some(first) = plan.first {
         let types = Type::MOUNT
+            | Type::PROCESS_ID
             | Type::INTER_PROCESS_COMMUNICATION
             | Type::HOST_NAME_AND_NIS_DOMAIN_NAME
             | Type::CONTROL_GROUP;
-        move_into_thread_name_spaces(first, types).context("enter the container")?;
-    } else {
-        sys::new_cgroup_namespace().context("make a control group namespace")?;
-        mounts::make(plan.setup)?;
+        return move_into_thread_name_spaces(first, types).context("enter the container");
     }
-    fs::write("/proc/self/oom_score_adj", "0").context("be as killable as others")
+    sys::new_cgroup_namespace().context("make a control group namespace")?;
+    mounts::make(plan.setup)
 }
 
 fn connect([input, output, errors]: &[OwnedFd; 3]) -> Result<(), Failure> {
@@ -132,7 +175,6 @@ fn open_terminal(start: &Start, report: &OwnedFd) -> Result<OwnedFd, Failure> {
     if let Some(size) = start.terminal {
         resize(&control, size).context("set the size of the terminal")?;
     }
-    ioctl_tiocsctty(&terminal).context("control the terminal")?;
     connect_to_one(&terminal)?;
     if start.role == Role::Init {
         fs::File::create("/dev/console").context("make /dev/console")?;
@@ -311,17 +353,16 @@ fn c_string(bytes: &[u8]) -> Result<CString, Failure> {
         .map_err(|_| Failure::new(Refusal::Other, "an argument or variable holds a zero byte"))
 }
 
-/// Sends a reply to the agent, in one packet.
-fn tell(report: &OwnedFd, reply: &Reply, fd: Option<BorrowedFd<'_>>) {
-    let Ok(bytes) = serde_json::to_vec(reply) else { return };
+/// Sends a reply to the agent, in one packet; `false` when that is not there any more.
+fn tell(report: &OwnedFd, reply: &Reply, fd: Option<BorrowedFd<'_>>) -> bool {
+    let Ok(bytes) = serde_json::to_vec(reply) else { return false };
     let fds = fd.map(|fd| [fd]);
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = SendAncillaryBuffer::new(&mut space);
     if let Some(fds) = &fds {
         control.push(SendAncillaryMessage::ScmRights(fds));
     }
-    // Nobody to be told that the agent is gone.
-    let _ = sendmsg(report, &[IoSlice::new(&bytes)], &mut control, SendFlags::NOSIGNAL);
+    sendmsg(report, &[IoSlice::new(&bytes)], &mut control, SendFlags::NOSIGNAL).is_ok()
 }
 
 #[cfg(test)]

@@ -36,17 +36,20 @@ pub(crate) struct Child {
     pub(crate) pidfd: OwnedFd,
 }
 
-/// Makes a process in the namespaces of `flags` (`CLONE_NEW...`), and in `cgroup` if one is given.
-/// The agent has one thread, so that the child may do anything.
+/// Makes a process in the namespaces of `flags` (`CLONE_NEW...`), and in `cgroup` if one is given; with
+/// `CLONE_PARENT` it is a child of this one's parent. The agent has one thread, so that the child may do
+/// anything.
 pub(crate) fn fork(flags: i32, cgroup: Option<BorrowedFd<'_>>) -> io::Result<Forked> {
     let mut pidfd: libc::c_int = -1;
     let into = if cgroup.is_some() { CLONE_INTO_CGROUP } else { 0 };
+    // A child of the parent's has the signal that this one has.
+    let signal = if flags & libc::CLONE_PARENT == 0 { libc::SIGCHLD } else { 0 };
     let flags = libc::CLONE_PIDFD | flags;
     // SAFETY: a structure of numbers, for which zero is a value.
     let mut args: libc::clone_args = unsafe { mem::zeroed() };
     args.flags = u64::from(flags.cast_unsigned()) | into;
     args.pidfd = u64::try_from((&raw mut pidfd).addr()).unwrap_or_default();
-    args.exit_signal = u64::try_from(libc::SIGCHLD).unwrap_or_default();
+    args.exit_signal = u64::try_from(signal).unwrap_or_default();
     if let Some(cgroup) = cgroup {
         args.cgroup = u64::try_from(cgroup.as_raw_fd()).unwrap_or_default();
     }

@@ -1,6 +1,8 @@
 //! Containers that try to leave: the agent, the raw disks and the host are not theirs.
 
-use super::world::World;
+use std::process::Stdio;
+
+use super::world::{World, finish, spawn, until};
 
 /// F6: with every capability, no socket to the host, whatever way it is asked for; nodes of the disks and
 /// of memory can be made, and not be used.
@@ -145,4 +147,37 @@ print('ended', os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
         let text = world.run(&line).success();
         assert_eq!(text, "disk EPERM\nmounted 0\nmoved done\ndisk EPERM\nended -9\n", "{args:?}");
     }
+}
+
+/// F6: a container that may trace its processes never sees one of `exec` that has more rights than it will
+/// have, or anything of the agent's.
+#[test]
+fn process_of_exec_appears_with_the_rights_of_its_program() {
+    let script = "
+import os, time
+seen, last, end = set(), os.getpid(), time.time() + 20
+print('ready', flush=True)
+while time.time() < end and not os.path.exists('/end'):
+    for pid in (last + 1, last + 2):
+        while True:
+            try:
+                lines = open(f'/proc/{pid}/status').read().splitlines()
+                files = [os.readlink(f'/proc/{pid}/fd/{fd}') for fd in os.listdir(f'/proc/{pid}/fd')]
+            except OSError: break
+            last = max(last, pid)
+            seen.add(' '.join(line for line in lines if line.startswith(('CapPrm', 'Seccomp:'))))
+            seen.update(name for name in files if name.startswith('anon'))
+print(sorted(seen))
+";
+    let world = World::new();
+    let line = ["run", "--network", "none", "--name", "one", "--cap-add", "SYS_PTRACE"];
+    let line = [&line[..], &["python", "python3", "-c", script]].concat();
+    let mut client = spawn(&mut world.vmm(&line), Stdio::null());
+    until(client.stdout.as_mut().expect("piped"), "ready\n");
+    for _ in 0..8 {
+        world.ok(&["exec", "one", "true"]);
+    }
+    world.ok(&["exec", "one", "touch", "/end"]);
+    let said = finish(client).success();
+    assert_eq!(said, "['CapPrm:\\t00000000a80c25fb Seccomp:\\t2']\n");
 }
