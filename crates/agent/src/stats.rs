@@ -1,6 +1,7 @@
 //! What the container uses, read from the kernel's files.
 
 use std::fs;
+use std::io::Read;
 
 use vmm_protocol::{Process, Stats, printable};
 
@@ -10,6 +11,8 @@ use crate::setup::Container;
 /// Processes that are told of, and characters of their command lines: so that all fit a message.
 const PROCESSES: usize = 256;
 const COMMAND: usize = 200;
+/// Bytes that are read of a file about a process, which may have made it as long as it likes.
+const FILE: u64 = 8 << 10;
 /// Microseconds of a clock tick in files of proc.
 const TICK_US: u64 = 10_000;
 
@@ -70,7 +73,11 @@ pub(crate) fn processes(container: &Container) -> Vec<Process> {
 
 /// `None` when it has just ended.
 fn process(pid: u32) -> Option<Process> {
-    let read = |name: &str| fs::read(format!("/proc/{pid}/{name}")).ok();
+    let read = |name: &str| {
+        let (mut bytes, file) = (vec![], fs::File::open(format!("/proc/{pid}/{name}")).ok()?);
+        file.take(FILE).read_to_end(&mut bytes).ok()?;
+        Some(bytes)
+    };
     let text = |name: &str| read(name).map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
     let status = text("status")?;
     let uid = status.lines().find_map(|line| line.strip_prefix("Uid:"))?;
