@@ -19,7 +19,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FlockOperation, Mode, OFlags, flock, open};
+use rustix::fs::{FlockOperation, Mode, OFlags, flock, fstat, open};
 use rustix::io::Errno;
 use serde::de::{DeserializeOwned, IgnoredAny};
 use serde::{Deserialize, Serialize};
@@ -93,20 +93,28 @@ impl Lock {
 
     /// The lock `file`, unless somebody has it.
     fn take(file: &Path) -> Result<Option<Self>, ContainerError> {
-        let fd = Self::open(file)?;
-        match flock(&fd, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Some(Self(fd))),
+        let lock = Self::open(file, OFlags::empty())?;
+        match flock(&lock.0, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => lock.if_there(file).map(Some),
             Err(Errno::WOULDBLOCK) => Ok(None),
             Err(source) => Err(ContainerError::Lock { path: file.to_owned(), source }),
         }
     }
 
-    /// The lock `file`, when nobody has it any more.
+    /// The lock `file`, made if it is not there, when nobody has it any more.
     pub(super) fn wait(file: &Path) -> Result<Self, ContainerError> {
-        let fd = Self::open(file)?;
+        Self::open(file, OFlags::CREATE)?.when_free(file)
+    }
+
+    /// The lock `file`, which is there, when nobody has it any more.
+    fn wait_if_there(file: &Path) -> Result<Self, ContainerError> {
+        Self::open(file, OFlags::empty())?.when_free(file)?.if_there(file)
+    }
+
+    fn when_free(self, file: &Path) -> Result<Self, ContainerError> {
         loop {
-            match flock(&fd, FlockOperation::LockExclusive) {
-                Ok(()) => return Ok(Self(fd)),
+            match flock(&self.0, FlockOperation::LockExclusive) {
+                Ok(()) => return Ok(self),
                 Err(Errno::INTR) => {}
                 Err(source) => {
                     return Err(ContainerError::Lock { path: file.to_owned(), source });
@@ -115,11 +123,26 @@ impl Lock {
         }
     }
 
-    fn open(file: &Path) -> Result<OwnedFd, ContainerError> {
-        let flags = OFlags::CREATE | OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    /// Whoever had it before may have removed it with its container.
+    fn if_there(self, file: &Path) -> Result<Self, ContainerError> {
+        let failed = |source| ContainerError::Lock { path: file.to_owned(), source };
+        match fstat(&self.0).map_err(failed)?.st_nlink {
+            0 => Err(failed(Errno::NOENT)),
+            _ => Ok(self),
+        }
+    }
+
+    fn open(file: &Path, how: OFlags) -> Result<Self, ContainerError> {
+        let flags = how | OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         open(file, flags, Mode::RUSR | Mode::WUSR)
+            .map(Self)
             .map_err(|source| ContainerError::Lock { path: file.to_owned(), source })
     }
+}
+
+/// Whether the lock that could not be had is gone, and its container with it.
+fn is_gone(error: &ContainerError) -> bool {
+    matches!(error, ContainerError::Lock { source: Errno::NOENT, .. })
 }
 
 impl Container {
@@ -167,8 +190,8 @@ impl Container {
     /// # Errors
     /// The lock cannot be opened.
     pub fn wait_for_keeper(&self) -> Result<Option<Lock>, ContainerError> {
-        match Lock::wait(&self.file(LOCK)) {
-            Err(ContainerError::Lock { source: Errno::NOENT, .. }) => Ok(None),
+        match Lock::wait_if_there(&self.file(LOCK)) {
+            Err(error) if is_gone(&error) => Ok(None),
             lock => lock.map(Some),
         }
     }
@@ -210,7 +233,7 @@ impl Container {
             Err(e) if e.kind() != io::ErrorKind::NotFound => {
                 Err(ContainerError::file(&self.file(SPEC), e))
             }
-            _ => remove_tree(&self.directory),
+            _ => remove_directory(&self.directory),
         }
     }
 
@@ -264,7 +287,7 @@ impl Containers {
         if made.is_err() {
             // What stopped the making may stop the removal; then the next command tries again.
             let _: Result<_, _> = remove_tree(&container.runtime);
-            let _: Result<_, _> = remove_tree(&container.directory);
+            let _: Result<_, _> = remove_directory(&container.directory);
         }
         Ok((container, made?))
     }
@@ -322,9 +345,18 @@ impl Containers {
     /// Finds out whether a container still has a keeper, and if not, does what the keeper would have
     /// done at the end. `None` when nothing of it is left.
     fn reconcile(&self, container: &Container) -> Result<Option<Status>, ContainerError> {
-        let lock = container.try_lock()?;
+        let lock = container.try_lock();
         let status = container.status()?;
-        let Some(lock) = lock else { return Ok(Some(status)) };
+        // Whoever removes a container begins with this: what was read before is what it said.
+        if !container.file(SPEC).exists() {
+            return Ok(None);
+        }
+        let lock = match lock {
+            Ok(Some(lock)) => lock,
+            Ok(None) => return Ok(Some(status)),
+            Err(error) if is_gone(&error) => return Ok(None),
+            Err(error) => return Err(error),
+        };
         let started = match &status {
             Status::Exited { .. } => {
                 container.remove_running_parts()?;
@@ -369,10 +401,15 @@ impl Containers {
             if read_json::<IgnoredAny>(&directory.join(SPEC))?.is_some() {
                 continue;
             }
-            if Lock::take(&directory.join(LOCK))?.is_some() {
-                remove_tree(&self.paths.runtime.join(id.short()))?;
-                remove_tree(&directory)?;
-            }
+            let _lock = match Lock::take(&directory.join(LOCK)) {
+                Ok(Some(lock)) => Some(lock),
+                Ok(None) => continue,
+                // It is the first to be made and the last to be removed.
+                Err(error) if is_gone(&error) => None,
+                Err(error) => return Err(error),
+            };
+            remove_tree(&self.paths.runtime.join(id.short()))?;
+            remove_directory(&directory)?;
         }
         Ok(())
     }
@@ -405,6 +442,27 @@ fn remove_tree(path: &Path) -> Result<(), ContainerError> {
         Err(e) if e.kind() != io::ErrorKind::NotFound => Err(ContainerError::file(path, e)),
         _ => Ok(()),
     }
+}
+
+/// Removes the directory of a container. The lock goes last: as long as there is one, whoever has it is
+/// the only one at work here.
+fn remove_directory(path: &Path) -> Result<(), ContainerError> {
+    let removed = |result: io::Result<()>| match result {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(ContainerError::file(path, e)),
+        _ => Ok(()),
+    };
+    let entries = match fs::read_dir(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries.map_err(|e| ContainerError::file(path, e))?,
+    };
+    for entry in entries {
+        let entry = entry.map_err(|e| ContainerError::file(path, e))?;
+        if entry.file_name() != LOCK {
+            removed(fs::remove_file(entry.path()))?;
+        }
+    }
+    removed(fs::remove_file(path.join(LOCK)))?;
+    removed(fs::remove_dir(path))
 }
 
 /// What is in the file, if there is one and it is whole. One that cannot be read may be whole.

@@ -1,3 +1,7 @@
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
+use std::thread;
+
 use tempfile::TempDir;
 
 use super::*;
@@ -143,4 +147,55 @@ fn file_that_cannot_be_read_is_an_error_and_stays() {
     fs::remove_dir(container.file(SPEC)).expect("still there");
     fs::rename(container.file("kept"), container.file(SPEC)).expect("still there");
     assert_eq!(containers.list().expect("listed").len(), 1);
+}
+
+/// L6: commands that look at containers while others make and remove them.
+#[test]
+fn containers_that_come_and_go_disturb_nobody() {
+    let (_top, containers) = containers();
+    let cycles = |name: &str| {
+        for _ in 0..300 {
+            let (container, lock) = containers.create(spec(name)).expect("made");
+            container.set_status(&Status::Created).expect("written");
+            container.remove(&lock).expect("removed");
+        }
+    };
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let makers = ["one", "two"].map(|name| scope.spawn(move || cycles(name)));
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while !done.load(Relaxed) {
+                    containers.list().expect("listed");
+                }
+            });
+        }
+        let joined = makers.map(thread::ScopedJoinHandle::join);
+        done.store(true, Relaxed);
+        assert!(joined.iter().all(Result::is_ok));
+    });
+    assert_eq!(containers.list().expect("listed").len(), 0);
+    assert_eq!(count(containers.paths().containers()), 0);
+    assert_eq!(count(containers.paths().runtime.clone()), 0);
+}
+
+/// L6: of several that remove a container at once each finds it gone or removes it.
+#[test]
+fn container_is_removed_by_several_at_once() {
+    let (_top, containers) = containers();
+    for _ in 0..100 {
+        let (container, lock) = containers.create(spec("one")).expect("made");
+        let remove = || {
+            if let Some(lock) = container.wait_for_keeper().expect("no error") {
+                container.remove(&lock).expect("removed");
+            }
+        };
+        thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(remove);
+            }
+            drop(lock);
+        });
+        assert_eq!(count(containers.paths().containers()), 0);
+    }
 }
