@@ -65,6 +65,14 @@ impl Call {
         }
     }
 
+    /// How the container ended, however long that takes.
+    ///
+    /// # Errors
+    /// The connection is gone.
+    pub fn end(&mut self) -> io::Result<Ended> {
+        self.wait(None)?.ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
+    }
+
     /// How the container ended; `None` when it has not within so long.
     ///
     /// # Errors
@@ -96,7 +104,7 @@ impl Call {
             return Ok(ended);
         }
         self.ask(&Ask::Destroy)?;
-        self.wait(None)?.ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
+        self.end()
     }
 }
 

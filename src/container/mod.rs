@@ -25,7 +25,7 @@ mod spec;
 mod state;
 pub mod talk;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 
 use std::io;
 use std::path::{Path, PathBuf};

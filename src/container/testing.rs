@@ -29,7 +29,7 @@ pub(super) fn sources() -> Sources {
 }
 
 /// A container of this name.
-pub(super) fn spec(name: &str) -> Spec {
+pub(crate) fn spec(name: &str) -> Spec {
     let options = options(&["--name", name, "--network", "user", "busybox", "true"]);
     Spec::new(&options, &ImageConfig::default(), sources()).expect("a command")
 }

@@ -1,6 +1,6 @@
 //! `vmm stop`, `kill`, `wait`, `rm`.
 
-use std::io::Write;
+use std::io::{self, Write};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -9,7 +9,7 @@ use clap::Args;
 use super::super::{Exit, report};
 use super::containers;
 use crate::container::call::{Call, KILL_TIME};
-use crate::container::talk::Ask;
+use crate::container::talk::{Ask, Ended};
 use crate::container::{Container, Containers, Lock, Signal, Status};
 
 #[derive(Debug, Args)]
@@ -57,7 +57,9 @@ pub(in super::super) fn stop(args: &StopArgs) -> anyhow::Result<Exit> {
         if !matches!(status, Status::Exited { .. }) {
             let spec = container.spec();
             let patience = Duration::from_secs(args.time.unwrap_or(spec.stop_timeout).into());
-            Call::new(container)?.stop(spec.stop_signal, patience)?;
+            let stopped =
+                Call::new(container).and_then(|mut call| call.stop(spec.stop_signal, patience));
+            told(container, stopped)?;
         }
         Ok(None)
     })
@@ -82,7 +84,7 @@ pub(in super::super) fn wait(args: &WaitArgs) -> anyhow::Result<Exit> {
     each(&args.containers, |_, container, status| {
         let code = match status {
             Status::Exited { code, .. } => *code,
-            _ => Call::new(container)?.wait(None)?.map_or(u8::MAX, |ended| ended.code),
+            _ => told(container, Call::new(container).and_then(|mut call| call.end()))?,
         };
         Ok(Some(code.to_string()))
     })
@@ -107,19 +109,28 @@ pub(in super::super) fn rm(args: &RmArgs) -> anyhow::Result<Exit> {
     })
 }
 
-/// Containers that have ended, with the bytes of the disk that each takes. One whose keeper is still there
-/// is not among them.
+/// Containers that have ended, with the bytes of the disk that each takes. One whose keeper is still there,
+/// or that somebody has removed meanwhile, is not among them.
 pub(in super::super) fn ended() -> anyhow::Result<Vec<(Container, Lock, u64)>> {
     let mut found = vec![];
     for (container, status) in containers()?.list()? {
         if matches!(status, Status::Exited { .. })
-            && let Some(lock) = container.try_lock()?
+            && let Ok(Some(lock)) = container.try_lock()
         {
             let size = container.size()?;
             found.push((container, lock, size));
         }
     }
     Ok(found)
+}
+
+/// The exit status that the keeper tells. One that has just ended has written it down.
+fn told(container: &Container, said: io::Result<Ended>) -> io::Result<u8> {
+    match (said, container.status()) {
+        (Ok(ended), _) => Ok(ended.code),
+        (Err(_), Ok(Status::Exited { code, .. })) => Ok(code),
+        (Err(error), _) => Err(error),
+    }
 }
 
 /// Does something with each of the containers called `keys`, and prints what it is called, or what comes
@@ -143,4 +154,31 @@ fn each(
         }
     }
     Ok(exit)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::container::Paths;
+    use crate::container::clock::Timestamp;
+    use crate::container::testing::spec;
+
+    #[test]
+    fn container_that_ends_while_it_is_asked_has_written_down_how() {
+        let top = tempfile::tempdir().expect("temporary directory");
+        let paths = Paths { data: top.path().join("data"), runtime: top.path().join("run") };
+        let containers = Containers::open(paths).expect("opened");
+        let (container, _lock) = containers.create(spec("one")).expect("made");
+        let nobody = || Call::new(&container).and_then(|mut call| call.end());
+        assert!(told(&container, nobody()).is_err());
+        let ended = Status::Exited {
+            started: None,
+            finished: Timestamp::now(),
+            code: 23,
+            oom: false,
+            error: None,
+        };
+        container.set_status(&ended).expect("written");
+        assert_eq!(told(&container, nobody()).expect("told"), 23);
+    }
 }

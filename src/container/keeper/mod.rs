@@ -54,7 +54,10 @@ pub fn keep(
         Ok(()) => run(&container, &mut relay),
         Err(cause) => failed(Phase::Setup, cause),
     };
-    if let Err(e) = finish(&container, &lock, &ended) {
+    let finished = finish(&container, &lock, &ended);
+    // It is everybody's from here on, however slowly somebody reads.
+    drop(lock);
+    if let Err(e) = finished {
         // Whoever waits hears how it ended all the same.
         relay.note(&format!("what is left of the container: {}", described(&e)));
     }
@@ -137,14 +140,15 @@ fn finish(container: &Container, lock: &Lock, ended: &Ended) -> Result<(), Conta
         Ok(Status::Running { started, .. }) => Some(started),
         _ => None,
     };
-    container.remove_running_parts()?;
+    // Who finds no socket any more is to find this.
     container.set_status(&Status::Exited {
         started,
         finished: Timestamp::now(),
         code: ended.code,
         oom: ended.oom,
         error: ended.error.as_ref().map(|failure| failure.cause.clone()),
-    })
+    })?;
+    container.remove_running_parts()
 }
 
 /// A container that could not be started, or whose machine died.

@@ -23,8 +23,6 @@ use super::visitor::Visitor;
 const MAX_VISITORS: usize = 64;
 /// Questions to the agent that may be open.
 const MAX_QUESTIONS: usize = 256;
-/// How long commands may take to hear that it is over.
-const GOODBYE: Duration = Duration::from_secs(5);
 
 /// How a container ended whose machine was ended because somebody wanted that.
 const KILLED: Ended = Ended { code: 137, oom: false, error: None };
@@ -344,19 +342,18 @@ impl Relay {
         self.visitors.retain_mut(|visitor| visitor.tell(message).is_ok());
     }
 
-    /// Tells everybody that it is over, and waits a while until they have heard.
+    /// Tells everybody that it is over, and waits until they have heard, are gone, or the keeper is told to
+    /// end: who reads slowly still gets all that was printed.
     pub(super) fn say_goodbye(mut self, ended: &Ended) {
         self.receive_callers();
-        let end = Instant::now() + GOODBYE;
         self.tell_all(&Tell::Ended(ended.clone()));
         loop {
             self.visitors.retain(|visitor| !visitor.is_served());
-            let left = end.saturating_duration_since(Instant::now());
-            if self.visitors.is_empty() || left.is_zero() {
+            if self.visitors.is_empty() || self.signals.came() {
                 return;
             }
             let fds = self.visitors.iter().map(|visitor| (visitor.as_fd(), PollFlags::OUT));
-            poll_all(fds, Some(left));
+            poll_all(fds.chain([(self.signals.as_fd(), PollFlags::IN)]), None);
             self.visitors.retain_mut(|visitor| visitor.flush().is_ok());
         }
     }

@@ -64,3 +64,16 @@ fn log_is_followed_to_the_end_of_the_container() {
     // Of what has ended, there is nothing more to come.
     assert_eq!(world.ok(&["logs", "-f", "--tail", "1", "one"]), "end");
 }
+
+/// What was printed is there for a reader that takes its time, also when the container has long ended.
+#[test]
+fn slow_reader_gets_all_that_was_printed() {
+    let world = World::new();
+    let line = ["run", "--rm", "--network", "none", "busybox", "seq", "80000"];
+    let client = spawn(&mut world.vmm(&line), Stdio::null());
+    eventually("it has ended", || world.names(true).is_empty());
+    thread::sleep(Duration::from_secs(8));
+    let text = finish(client).success();
+    assert_eq!((text.len(), text.lines().last()), (468_894, Some("80000")));
+    world.wait_for_quiet();
+}
