@@ -12,7 +12,7 @@ use vmm_image::digest::{Digest, DigestError};
 use vmm_image::reference::Name;
 use vmm_image::store::{ImageRecord, Roots, Store, StoreError, StorePaths};
 
-use super::table::{ago, bytes, table};
+use super::table::{ago, bytes, json, table};
 use super::{Exit, report};
 use crate::container::{Container, ContainerError, Containers, Paths};
 
@@ -122,7 +122,7 @@ pub(super) fn list(args: &ImagesArgs) -> anyhow::Result<Exit> {
         (true, _) => images.iter().map(|image| format!("{}\n", image.id.short())).collect(),
         (_, Format::Json) => {
             let images: Vec<Shown> = images.into_iter().map(Shown::new).collect();
-            serde_json::to_string_pretty(&images)? + "\n"
+            json(&images)?
         }
         (_, Format::Table) => {
             let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());

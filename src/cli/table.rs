@@ -1,5 +1,7 @@
 //! Columns for people.
 
+use serde::Serialize;
+
 use super::report::one_line;
 
 /// Spaces between columns.
@@ -28,6 +30,21 @@ pub(super) fn table<const N: usize>(head: [&str; N], rows: &[[String; N]]) -> St
         text.push('\n');
     }
     text
+}
+
+/// A list for programs, which people look at, too: controls that JSON leaves as they are, DEL and those that
+/// some terminals obey, are spelled out.
+pub(super) fn json(list: &impl Serialize) -> serde_json::Result<String> {
+    let text = serde_json::to_string_pretty(list)?;
+    let mut safe = String::with_capacity(text.len().saturating_add(1));
+    for c in text.chars() {
+        match c {
+            '\u{7f}'..='\u{9f}' => safe.push_str(&format!("\\u{:04x}", u32::from(c))),
+            c => safe.push(c),
+        }
+    }
+    safe.push('\n');
+    Ok(safe)
 }
 
 /// Bytes with a unit that fits, in powers of a thousand as disks and registries count.
@@ -74,6 +91,15 @@ mod tests {
             [["a".to_owned(), "long cell".to_owned()], ["\u{1b}[2J".to_owned(), "x".to_owned()]];
         let text = table(["NAME", "B"], &rows);
         assert_eq!(text, "NAME        B\na           long cell\n\\u{1b}[2J   x\n");
+    }
+
+    /// S3.
+    #[test]
+    fn json_has_no_controls_and_reads_back_the_same() {
+        let list = ["a\u{1b}[2J\u{9b}2J\u{7f}\nü"];
+        let text = json(&list).unwrap();
+        assert!(!text.contains(|c: char| c.is_control() && c != '\n'), "{text:?}");
+        assert_eq!(serde_json::from_str::<[String; 1]>(&text).unwrap(), list);
     }
 
     #[test]

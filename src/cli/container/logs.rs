@@ -95,12 +95,7 @@ pub(in super::super) fn logs(args: &LogsArgs) -> anyhow::Result<Exit> {
         while let Some(record) = reader.read().context("read the log")? {
             for line in printer.lines(record, args) {
                 match args.tail.0 {
-                    Some(count) if !printer.caught_up => {
-                        kept.push_back(line);
-                        if kept.len() > count {
-                            kept.pop_front();
-                        }
-                    }
+                    Some(count) if !printer.caught_up => keep(&mut kept, line, count),
                     _ => printer.print(&line, &mut out, &mut err)?,
                 }
             }
@@ -123,14 +118,26 @@ pub(in super::super) fn logs(args: &LogsArgs) -> anyhow::Result<Exit> {
     Ok(Exit::Success)
 }
 
+/// Keeps the last `count` lines. What goes on with a line that has not ended yet is part of it.
+fn keep(kept: &mut VecDeque<Line>, line: Line, count: usize) {
+    let last = kept.iter_mut().rev().find(|last| last.stream == line.stream);
+    match last.filter(|last| !last.text.ends_with(b"\n")) {
+        Some(last) => last.text.extend(line.text),
+        None => kept.push_back(line),
+    }
+    if kept.len() > count {
+        kept.pop_front();
+    }
+}
+
 fn has_ended(container: &Container) -> bool {
     !matches!(container.try_lock(), Ok(None))
 }
 
 struct Printer {
     timestamps: bool,
-    /// Whether what a program printed for a pipe would reach a terminal.
-    tames: bool,
+    /// Of each stream, whether what a program printed for a pipe would reach a terminal.
+    tames: [bool; 2],
     caught_up: bool,
     /// Whether the next piece of each stream begins a line.
     begins: [bool; 2],
@@ -140,7 +147,7 @@ struct Printer {
 
 impl Printer {
     fn new(args: &LogsArgs) -> Self {
-        let tames = io::stdout().is_terminal();
+        let tames = [io::stdout().is_terminal(), io::stderr().is_terminal()];
         Self {
             timestamps: args.timestamps,
             tames,
@@ -163,11 +170,12 @@ impl Printer {
     }
 
     fn print(&mut self, line: &Line, out: &mut impl Write, err: &mut impl Write) -> io::Result<()> {
-        let [begins, begins_err] = &mut self.begins;
-        let (begins, writer, other): (_, &mut dyn Write, &mut dyn Write) = match line.stream {
-            Stream::Out => (begins, out, err),
-            Stream::Err => (begins_err, err, out),
-        };
+        let ([begins, begins_err], [tames, tames_err]) = (&mut self.begins, self.tames);
+        let (begins, tames, writer, other): (_, _, &mut dyn Write, &mut dyn Write) =
+            match line.stream {
+                Stream::Out => (begins, tames, out, err),
+                Stream::Err => (begins_err, tames_err, err, out),
+            };
         // On a terminal they are one.
         if self.last != line.stream {
             other.flush()?;
@@ -177,7 +185,7 @@ impl Printer {
             write!(writer, "{} ", line.time)?;
         }
         *begins = line.text.ends_with(b"\n");
-        if self.tames {
+        if tames {
             writer.write_all(tamed(&line.text).as_bytes())
         } else {
             writer.write_all(&line.text)
@@ -224,6 +232,46 @@ mod tests {
         assert_eq!(tamed(b"\x1b[2J\x1b]0;x\x07\x9b"), "\\u{1b}[2J\\u{1b}]0;x\\u{7}\u{fffd}");
         assert_eq!(tamed("\u{9b}2Jü".as_bytes()), "\\u{9b}2Jü");
         assert_eq!(tamed(b"\x1b["), "\\u{1b}[");
+    }
+
+    /// S3: also where one of the streams is no terminal.
+    #[test]
+    fn streams_are_tamed_each_for_where_it_goes() {
+        let mut printer = Printer {
+            timestamps: false,
+            tames: [false, true],
+            caught_up: false,
+            begins: [true; 2],
+            last: Stream::Out,
+        };
+        let (mut out, mut err) = (vec![], vec![]);
+        for stream in [Stream::Out, Stream::Err] {
+            let line = Line { stream, time: Timestamp::now(), text: b"\x1b[2J".to_vec() };
+            printer.print(&line, &mut out, &mut err).expect("printed");
+        }
+        assert_eq!((out.as_slice(), err.as_slice()), (&b"\x1b[2J"[..], &b"\\u{1b}[2J"[..]));
+    }
+
+    #[test]
+    fn last_lines_are_whole_however_they_were_printed() {
+        let mut kept = VecDeque::new();
+        for (stream, text) in [
+            (Stream::Out, "one\n"),
+            (Stream::Out, "t"),
+            (Stream::Err, "error"),
+            (Stream::Out, "wo\n"),
+            (Stream::Out, "thr"),
+            (Stream::Err, "\n"),
+            (Stream::Out, "ee"),
+        ] {
+            let line = Line { stream, time: Timestamp::now(), text: text.into() };
+            keep(&mut kept, line, 3);
+        }
+        let texts: Vec<_> = kept.iter().map(|line| String::from_utf8_lossy(&line.text)).collect();
+        assert_eq!(texts, ["two\n", "error\n", "three"]);
+        let mut none = VecDeque::new();
+        keep(&mut none, Line { stream: Stream::Out, time: Timestamp::now(), text: vec![] }, 0);
+        assert_eq!(none.len(), 0);
     }
 
     #[test]

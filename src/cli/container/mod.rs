@@ -105,6 +105,6 @@ impl Command {
 }
 
 fn print_json(list: &Vec<Value>) -> anyhow::Result<Exit> {
-    super::images::print(&format!("{}\n", serde_json::to_string_pretty(list)?))?;
+    super::images::print(&super::table::json(list)?)?;
     Ok(Exit::Success)
 }

@@ -77,3 +77,14 @@ fn slow_reader_gets_all_that_was_printed() {
     assert_eq!((text.len(), text.lines().last()), (468_894, Some("80000")));
     world.wait_for_quiet();
 }
+
+#[test]
+fn last_line_is_whole_when_it_was_printed_in_pieces() {
+    let world = World::new();
+    world.start(
+        "one",
+        "echo one; printf t; sleep 0.5; echo wo; printf th; sleep 0.5; echo ree; sleep 1000",
+    );
+    eventually("all is printed", || world.ok(&["logs", "one"]).contains("three"));
+    assert_eq!(world.ok(&["logs", "--tail", "2", "one"]), "two\nthree");
+}
