@@ -1,7 +1,7 @@
 //! A command's side of a container: its standard streams, its terminal and its signals on one end, a
 //! keeper or an agent on the other.
 
-use std::io::{self, Write, stdin};
+use std::io::{self, stdin};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 
@@ -279,7 +279,42 @@ pub fn terminal_size() -> Option<TerminalSize> {
     Some(TerminalSize { rows: size.ws_row, columns: size.ws_col })
 }
 
-fn write_all(out: &mut impl Write, bytes: &[u8]) -> io::Result<()> {
-    out.write_all(bytes)?;
-    out.flush()
+/// Writes to a descriptor of ours, which others may share and have made one that does not wait.
+fn write_all(out: &mut impl AsFd, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match rustix::io::write(&out, bytes) {
+            Ok(count) => bytes = bytes.get(count..).unwrap_or_default(),
+            Err(Errno::INTR) => {}
+            Err(Errno::AGAIN) => {
+                let _ = poll(&mut [PollFd::new(out, PollFlags::OUT)], None);
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+
+    use super::*;
+
+    #[test]
+    fn output_that_does_not_wait_is_waited_for() {
+        let (mut reader, mut writer) = UnixStream::pair().expect("sockets");
+        writer.set_nonblocking(true).expect("set");
+        let bytes = vec![7; 2 << 20];
+        let expected = bytes.len();
+        let reading = std::thread::spawn(move || {
+            // There is no room by then.
+            std::thread::sleep(std::time::Duration::from_millis(100));
+            let mut all = vec![];
+            reader.read_to_end(&mut all).expect("read");
+            all.len()
+        });
+        write_all(&mut writer, &bytes).expect("written");
+        drop(writer);
+        assert_eq!(reading.join().expect("joined"), expected);
+    }
 }
