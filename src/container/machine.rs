@@ -207,6 +207,8 @@ fn make_once(
         let mut options = File::options();
         let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&new)?;
         make(&mut file)?;
+        // What has the name is whole, also after a power cut.
+        file.sync_all()?;
         fs::rename(&new, &path)
     })();
     if made.is_err() {
