@@ -101,12 +101,15 @@ impl FromStr for Name {
             None => (rest, None),
         };
         check(registry, repository, tag)?;
+        let official = registry == DEFAULT_REGISTRY && !repository.contains('/');
+        let repository = format!("{}{repository}", if official { OFFICIAL } else { "" });
+        if registry.len() + repository.len() > MAX_NAME {
+            return Err(ReferenceError::TooLong);
+        }
         let tag = match (tag, digest) {
             (None, None) => Some(DEFAULT_TAG),
             (tag, _) => tag,
         };
-        let official = registry == DEFAULT_REGISTRY && !repository.contains('/');
-        let repository = format!("{}{repository}", if official { OFFICIAL } else { "" });
         Ok(Self { registry: registry.to_owned(), repository, tag: tag.map(str::to_owned), digest })
     }
 }
@@ -134,9 +137,6 @@ fn split_registry(text: &str) -> (&str, &str) {
 }
 
 fn check(registry: &str, repository: &str, tag: Option<&str>) -> Result<(), ReferenceError> {
-    if registry.len() + OFFICIAL.len() + repository.len() > MAX_NAME {
-        return Err(ReferenceError::TooLong);
-    }
     if !is_host(registry) {
         return Err(ReferenceError::Registry(shown(registry)));
     }
