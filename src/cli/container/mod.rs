@@ -23,8 +23,14 @@ use super::{Exit, report};
 use crate::container::talk::{Ended, Phase};
 use crate::container::{Containers, Paths};
 
-/// How a command ends whose output nobody reads any more: as programs do in a pipe, by SIGPIPE.
-const UNREAD: Exit = Exit::Signal(13);
+/// How a command ends whose output cannot be written: without a reader as programs in a pipe do, by SIGPIPE.
+fn unread(error: std::io::Error) -> anyhow::Result<Exit> {
+    const SIGPIPE: u8 = 13;
+    match error.kind() {
+        std::io::ErrorKind::BrokenPipe => Ok(Exit::Signal(SIGPIPE)),
+        _ => Err(anyhow::Error::new(error).context("write what the container prints")),
+    }
+}
 
 /// The containers of this user.
 fn containers() -> anyhow::Result<Containers> {

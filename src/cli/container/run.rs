@@ -14,7 +14,7 @@ use vmm_image::reference::Reference;
 use vmm_image::store::{ImageRecord, Store, StoreError, StorePaths, check_rootfs};
 
 use super::super::{Exit, report};
-use super::{UNREAD, containers, exit, kernel};
+use super::{containers, exit, kernel, unread};
 use crate::container::call::{Call, KILL_TIME};
 use crate::container::client::{Left, Peer, Streams, attend};
 use crate::container::nouns::{Network, PullPolicy};
@@ -175,11 +175,15 @@ fn attend_to(
             }
             Ok(Exit::Success)
         }
-        Left::Unread => {
-            // A command in a pipe ends with its reader; this one would go on unnoticed.
-            let mut call = Call::new(container).context("reach the keeper")?;
-            call.stop(Signal::KILL, KILL_TIME).context("end the container")?;
-            Ok(UNREAD)
+        Left::Unread(error) => {
+            // A command in a pipe ends with its reader; this one would go on unnoticed. Behind a terminal that
+            // is gone it waits for `vmm attach`.
+            if !options.tty {
+                // Whose keeper cannot be reached has ended.
+                let call = Call::new(container);
+                let _ = call.and_then(|mut call| call.stop(Signal::KILL, KILL_TIME));
+            }
+            unread(error)
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use super::world::{Ran, World, eventually, finish, kernel, run, spawn};
@@ -63,6 +64,25 @@ fn missing_agent_is_told() {
     let mut command = Command::new(&elsewhere);
     world.enter(&mut command);
     assert_told(&run(command.args(LINE), b""), &["vmm-agent"]);
+}
+
+/// V12: a real kernel starts what is no agent at all: the console says what became of it.
+#[test]
+fn agent_that_is_none_is_told_with_the_phase_and_the_console() {
+    let world = World::new();
+    let path = run(Command::new("sh").args(["-c", "command -v vmm"]), b"").success();
+    let directory = Path::new(path.trim()).parent().expect("a directory");
+    let elsewhere = world.data().join("programs");
+    fs::create_dir(&elsewhere).expect("directory");
+    for (from, to) in [("vmm", "vmm"), ("vmm-image", "vmm-agent")] {
+        fs::copy(directory.join(from), elsewhere.join(to)).expect("copied");
+    }
+    let mut command = Command::new(elsewhere.join("vmm"));
+    world.enter(&mut command);
+    let ran = run(command.args(LINE), b"");
+    assert_told(&ran, &["boot: the machine ended", "Kernel panic"]);
+    assert_eq!(world.left().len(), 0);
+    world.wait_for_quiet();
 }
 
 #[test]
