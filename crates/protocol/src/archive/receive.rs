@@ -20,6 +20,8 @@ use super::{CHUNK, CopyError};
 
 /// Bytes behind the end of an archive that are passed over: fillings of the last record.
 const TRAILING: u64 = 1 << 20;
+/// What a hole reads as.
+static ZEROS: [u8; CHUNK] = [0; CHUNK];
 /// Names of temporary files that are tried.
 const TRIES: u32 = 1000;
 
@@ -110,7 +112,7 @@ impl<R: Read> Content<'_, R> {
         let mut room = vec![0; CHUNK];
         while self.left > 0 {
             let bytes = self.next(&mut room)?;
-            if bytes.iter().all(|byte| *byte == 0) {
+            if ZEROS.starts_with(bytes) {
                 file.seek(SeekFrom::Current(i64::try_from(bytes.len()).unwrap_or(0)))?;
             } else {
                 file.write_all(bytes)?;
