@@ -53,7 +53,8 @@ fn refused(dir: &TempDir, args: &[&str]) -> (String, String) {
 fn image_is_pulled_listed_and_removed() {
     let dir = place("v1");
     assert_eq!(stdout(&dir, &["images"]).lines().count(), 1, "only the head");
-    let id = stdout(&dir, &["pull", "oci:images:v1", "--name", "app:1", "--name", "other"]);
+    let names = ["--name", "app:1", "--name", "other", "--name", "host:5000/third"];
+    let id = stdout(&dir, &[&["pull", "oci:images:v1"], &names[..]].concat());
     let id = id.trim();
     assert!(id.starts_with("sha256:") && id.len() == 71, "{id}");
 
@@ -145,14 +146,38 @@ fn image_of_a_container_is_pulled_by_the_policy() {
     assert_eq!(stdout(&dir, &["images"]).lines().count(), 3);
 }
 
-/// The container has no kernel and is over at once, but may be started again.
+/// An ELF kernel that says nothing about itself, and whose place is beyond all memory.
+fn kernel_beyond_memory() -> Vec<u8> {
+    const PLACE: u64 = 1 << 40;
+    let mut bytes = b"\x7fELF\x02\x01\x01".to_vec();
+    bytes.resize(16, 0);
+    let word = |bytes: &mut Vec<u8>, value: u64, len: usize| {
+        bytes.extend(&value.to_le_bytes()[..len]);
+    };
+    // Type, machine, version, entry, program headers, sections, flags, and the sizes of all those.
+    for (value, len) in [(2, 2), (62, 2), (1, 4), (PLACE, 8), (64, 8), (0, 8), (0, 4)] {
+        word(&mut bytes, value, len);
+    }
+    for value in [64, 56, 1, 64, 0, 0] {
+        word(&mut bytes, value, 2);
+    }
+    // A loaded segment: type, flags, offset, addresses, sizes, alignment.
+    for (value, len) in [(1, 4), (5, 4), (0, 8), (PLACE, 8), (PLACE, 8), (120, 8), (120, 8), (1, 8)]
+    {
+        word(&mut bytes, value, len);
+    }
+    bytes
+}
+
+/// The container's kernel does not boot, but what there is of the container may be looked at.
 #[test]
 fn image_of_a_container_stays_until_the_container_is_removed() {
     let dir = place("v1");
-    refused(
-        &dir,
-        &["run", "--name", "c1", "--kernel", "missing", "--network", "none", "oci:images", "x"],
-    );
+    std::fs::write(dir.path().join("kernel"), kernel_beyond_memory()).unwrap();
+    let run = ["run", "--name", "c1", "--kernel", "kernel", "--network", "none", "oci:images", "x"];
+    let failed = vmm(&dir, &run);
+    assert_eq!(failed.status.code(), Some(125));
+    assert!(String::from_utf8_lossy(&failed.stderr).contains("boot: "), "{failed:?}");
     let (error, hint) = refused(&dir, &["rmi", "oci:images"]);
     assert!(error.contains("used by container c1") && hint.contains("--force"), "{error} {hint}");
     assert!(stdout(&dir, &["rmi", "--force", "oci:images"]).starts_with("untagged: "));

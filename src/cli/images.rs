@@ -31,7 +31,7 @@ pub(super) struct PullArgs {
     /// oci:DIR[:TAG], oci-archive:FILE[:TAG], docker-archive:FILE[:TAG]
     image: String,
 
-    /// A name that the image gets besides
+    /// Name of the image, in place of its path or besides that of its registry; repeatable
     #[arg(long = "name", value_name = "NAME")]
     names: Vec<String>,
 

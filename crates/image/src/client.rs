@@ -20,7 +20,7 @@ const MAX_ANSWER: u64 = 16 << 20;
 pub struct Pull {
     /// What the image is called: see [`crate::reference`].
     pub reference: String,
-    /// Names it gets besides.
+    /// Names it gets: besides that of a registry, in place of a path.
     pub names: Vec<String>,
     /// What it is for, such as `linux/arm64`; this host by default.
     pub platform: Option<String>,

@@ -135,6 +135,12 @@ fn images_are_pulled_by_tag_and_by_digest_from_a_registry_of_this_host() {
     let pinned = registry.name(&format!("group/app@{manifest}"));
     assert_eq!(place.pull(&[&pinned])["new"], json!(false));
 
+    // A host without certificates has a registry of its own all the same.
+    let bare = Place::new();
+    let name = registry.name("group/app:1");
+    let pulled = bare.command(&[&name]).env("SSL_CERT_FILE", "/dev/null").output().unwrap();
+    assert!(pulled.status.success(), "{}", told(&pulled));
+
     let other = Place::new();
     assert!(other.refused(&[&registry.name("group/app:2")]).contains("has no image"));
     assert!(other.refused(&[&registry.name("nothing")]).contains("has no image"));

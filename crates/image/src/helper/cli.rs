@@ -40,7 +40,7 @@ enum Command {
 struct PullArgs {
     /// A name in a registry, or oci:DIR[:TAG], oci-archive:FILE[:TAG], docker-archive:FILE[:TAG]
     reference: String,
-    /// A name that the image gets besides
+    /// Name of the image, in place of its path or besides that of its registry; repeatable
     #[arg(long = "name", value_name = "NAME")]
     names: Vec<Name>,
     /// What the image is for, such as linux/arm64

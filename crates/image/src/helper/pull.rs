@@ -21,7 +21,7 @@ use crate::store::{
 pub struct Pull {
     /// Where from.
     pub reference: Reference,
-    /// Names it gets besides.
+    /// Names it gets: besides that of a registry, in place of a path.
     pub names: Vec<Name>,
     /// What it is for.
     pub platform: Platform,
@@ -164,11 +164,13 @@ fn blobs_of(fetched: &Fetched) -> Vec<Blob> {
     blobs
 }
 
-/// The names that the image gets: the one it was asked for by, those asked for besides, and for one of a
-/// registry its digest. None that the image itself claims.
+/// The names that the image gets: those asked for; the one it was asked for by, but for a path where there
+/// are others; and for one of a registry its digest. None that the image itself claims.
 fn names(what: &Pull, fetched: &Fetched) -> NewNames {
     let mut names = NewNames::default();
-    names.add(&what.reference);
+    if what.names.is_empty() || matches!(what.reference, Reference::Registry(_)) {
+        names.add(&what.reference);
+    }
     what.names.iter().for_each(|name| names.add(&Reference::Registry(name.clone())));
     if let Reference::Registry(name) = &what.reference {
         names.add(&Reference::Registry(name.with_digest(fetched.top)));
