@@ -3,6 +3,8 @@
 use std::io::Read;
 use std::path::Path;
 
+use serde::de::DeserializeOwned;
+
 use super::{ConfigError, FileError, PartialConfig, open_regular};
 
 /// Largest configuration file in bytes.
@@ -20,13 +22,19 @@ pub fn load(path: &Path) -> Result<PartialConfig, ConfigError> {
         _ => return Err(ConfigError::Extension(path.to_owned())),
     };
     let text = read(path)?;
-    let mut config = parse(&text).map_err(|Fault { line, column, message }| {
-        ConfigError::Syntax { path: path.to_owned(), line, column, message }
-    })?;
+    let mut config = parse(&text).map_err(|fault| fault.of(path))?;
     if let Some(directory) = path.parent() {
         config.rebase(directory);
     }
     Ok(config)
+}
+
+/// Reads a TOML file about something else than a machine.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_toml<T: DeserializeOwned>(path: &Path) -> Result<T, ConfigError> {
+    understand(&read(path)?).map_err(|fault| fault.of(path))
 }
 
 fn read(path: &Path) -> Result<String, ConfigError> {
@@ -55,7 +63,18 @@ pub(super) struct Fault {
     message: String,
 }
 
+impl Fault {
+    fn of(self, path: &Path) -> ConfigError {
+        let Self { line, column, message } = self;
+        ConfigError::Syntax { path: path.to_owned(), line, column, message }
+    }
+}
+
 pub(super) fn parse_toml(text: &str) -> Result<PartialConfig, Fault> {
+    understand(text)
+}
+
+fn understand<T: DeserializeOwned>(text: &str) -> Result<T, Fault> {
     toml::from_str(text).map_err(|error| {
         let (line, column) = position(text, error.span().map_or(0, |span| span.start));
         Fault { line, column, message: reworded(error.message()) }

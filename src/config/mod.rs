@@ -37,7 +37,7 @@ pub use error::ConfigError;
 pub use file::{FileError, open_appended, open_image, open_regular};
 pub use key_value::{KeyValueError, parse_key_values, parse_switch};
 pub use limit::{Limit, LimitDirection};
-pub use load::{MAX_FILE_LEN, load};
+pub use load::{MAX_FILE_LEN, load, load_toml};
 pub use net::{MacAddress, MacAddressError, Net};
 pub use partial::PartialConfig;
 pub use port::Port;
