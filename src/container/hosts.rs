@@ -5,7 +5,8 @@ use std::fs::File;
 use std::io::Read;
 use std::net::IpAddr;
 
-use super::nouns::{AddedHost, Network};
+use super::Network;
+use super::nouns::AddedHost;
 
 /// Longest file of the host that is read.
 const MAX_FILE: u64 = 64 << 10;

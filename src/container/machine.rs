@@ -10,9 +10,8 @@ use std::process::Command;
 use rustix::fs::{SeekFrom as Hole, ioctl_ficlone, seek};
 use rustix::io::Errno;
 
-use super::nouns::Network;
 use super::paths::make_private;
-use super::{Container, ContainerError, Lock, Paths, Spec};
+use super::{Container, ContainerError, Lock, Network, Paths, Spec};
 use crate::config::MemorySize;
 
 /// The layer that a container writes to.
@@ -86,17 +85,15 @@ impl Line {
     }
 
     fn network(&mut self, spec: &Spec) {
-        match (&spec.network, spec.address()) {
-            (Network::None, _) => {}
-            (Network::Tap(name), _) => self.keys("--net", &[("tap", name.as_ref())]),
-            (Network::User, address) => {
-                let mut words = vec!["user".to_owned()];
-                words.extend(address.map(|address| format!("ip={address}")));
-                words.push(format!("gateway={}", super::USER_GATEWAY));
-                words.extend(spec.publish.iter().map(|port| format!("publish={port}")));
-                self.flag("--net", words.join(","));
-            }
-        }
+        let mut words = vec![match &spec.network {
+            Network::None => return,
+            Network::User => "user".to_owned(),
+            Network::Tap(tap) => format!("tap={}", tap.tap.replace(',', ",,")),
+        }];
+        words.extend(spec.network.address().map(|address| format!("ip={address}")));
+        words.extend(spec.network.gateway().map(|gateway| format!("gateway={gateway}")));
+        words.extend(spec.publish.iter().map(|port| format!("publish={port}")));
+        self.flag("--net", words.join(","));
     }
 }
 
@@ -178,7 +175,8 @@ fn make_ext4(file: &File) -> io::Result<()> {
         .args(["-q", "-F", "-t", "ext4", "-m", "0"])
         .args(["-O", "^has_journal,^resize_inode", "-E", "lazy_itable_init=1,nodiscard"])
         .arg(format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd()))
-        .output()?;
+        .output()
+        .map_err(|e| io::Error::other(format!("mke2fs, of the package e2fsprogs: {e}")))?;
     if output.status.success() {
         return Ok(());
     }
@@ -268,10 +266,13 @@ mod tests {
         assert!(line.contains("--net user,ip=10.0.2.15/24,gateway=10.0.2.2"), "{line}");
         let line = arguments(|spec| {
             spec.setup.writable_disk = false;
-            spec.network = Network::Tap("tap0".to_owned());
+            spec.network = "tap=tap,,0".parse().expect("network");
         });
         assert!(line.contains("readonly=on --vsock"), "{line}");
-        assert!(line.ends_with("--net tap=tap0"), "{line}");
+        assert!(line.ends_with("--net tap=tap,,0"), "{line}");
+        let own = "tap=tap0,ip=172.16.0.2/24,gateway=172.16.0.1";
+        let line = arguments(|spec| spec.network = own.parse().expect("network"));
+        assert!(line.ends_with(&format!("--net {own}")), "{line}");
         assert!(!arguments(|spec| spec.network = Network::None).contains("--net"));
     }
 

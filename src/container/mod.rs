@@ -17,6 +17,7 @@ mod keys;
 mod link;
 pub mod log;
 pub mod machine;
+mod network;
 pub mod nouns;
 mod options;
 mod paths;
@@ -36,11 +37,12 @@ use thiserror::Error;
 pub use id::{Id, Name, NameError};
 pub use keeper::keep;
 pub use keys::DetachKeys;
+pub use network::{Network, Tap, USER_ADDRESS, USER_GATEWAY, USER_PREFIX};
 pub use nouns::{PortMapping, Signal};
 pub use options::RunOptions;
 pub use paths::{Paths, make_private};
 pub use spawn::start;
-pub use spec::{Sources, Spec, USER_ADDRESS, USER_GATEWAY, USER_PREFIX};
+pub use spec::{Sources, Spec};
 pub use state::{Container, Containers, Lock, Status};
 
 /// Why a container cannot be made, found or looked after.

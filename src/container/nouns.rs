@@ -9,7 +9,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::config::{Net, Protocol, Publish};
+use crate::config::{Protocol, Publish};
 
 /// Longest file of variables, in bytes.
 const MAX_ENV_FILE: u64 = 1 << 20;
@@ -173,31 +173,6 @@ impl FromStr for Cpus {
         match thousandths {
             Ok(n @ 10..=64_000) => Ok(Self(n)),
             _ => Err(not(text, wanted)),
-        }
-    }
-}
-
-/// How a container reaches the network.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Network {
-    /// Not at all.
-    None,
-    /// By passt, without privilege.
-    User,
-    /// By this TAP interface of the host.
-    Tap(String),
-}
-
-impl FromStr for Network {
-    type Err = NounError;
-
-    fn from_str(text: &str) -> Result<Self, NounError> {
-        match (text, text.strip_prefix("tap=")) {
-            ("none", _) => Ok(Self::None),
-            ("user", _) => Ok(Self::User),
-            (_, Some(name)) if Net::is_valid_tap(name) => Ok(Self::Tap(name.to_owned())),
-            _ => Err(not(text, "none, user or tap=NAME")),
         }
     }
 }
@@ -455,7 +430,6 @@ mod tests {
 
     #[test]
     fn other_words_are_what_they_look_like() {
-        all::<Network>(&["none", "user", "tap=tap0"], &["bridge", "tap=", "tap=a/b", "host", ""]);
         all::<Tmpfs>(&["/run", "/tmp:size=1m,noexec"], &["tmp", "", ":x"]);
         all::<AddedHost>(
             &["a:1.2.3.4", "b=::1", "c:[::1]"],

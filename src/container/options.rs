@@ -5,8 +5,8 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::nouns::{AddedHost, Cpus, EnvEntry, Label, Network, PullPolicy, Size, Tmpfs, Ulimit};
-use super::{DetachKeys, Name, PortMapping, Signal};
+use super::nouns::{AddedHost, Cpus, EnvEntry, Label, PullPolicy, Size, Tmpfs, Ulimit};
+use super::{DetachKeys, Name, Network, PortMapping, Signal};
 
 /// The flags of `vmm run`. Those after IMAGE belong to the command.
 #[derive(Debug, Clone, Args)]
@@ -107,8 +107,8 @@ pub struct RunOptions {
     #[arg(long, value_name = "DIR[:OPTIONS]", help_heading = "Machine")]
     pub tmpfs: Vec<Tmpfs>,
 
-    /// How the container reaches the network: none, user (by passt) or tap=NAME [default: user, where
-    /// the host has a network]
+    /// How the container reaches the network: none, user (by passt), or
+    /// tap=NAME[,ip=ADDRESS/PREFIX[,gateway=ADDRESS]] [default: user, where the host has a network]
     #[arg(long, value_name = "HOW", help_heading = "Network")]
     pub network: Option<Network>,
 

@@ -2,33 +2,24 @@
 //! configuration and the user's flags, and kept beside the container.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use vmm_image::config::ImageConfig;
 use vmm_protocol::{
-    Address, CAPABILITIES, DEFAULT_CAPABILITIES, Network as Addresses, Rlimit, Role, Setup, Start,
-    TerminalSize, Tmpfs,
+    CAPABILITIES, DEFAULT_CAPABILITIES, Rlimit, Role, Setup, Start, TerminalSize, Tmpfs,
 };
 
 use super::clock::Timestamp;
 use super::hosts::{hosts_file, resolv_conf};
-use super::nouns::{Cpus, EnvEntry, Environment, Label, Network, Size};
-use super::{ContainerError, Id, Name, RunOptions, Signal};
-use crate::config::{Ipv4Network, Publish};
+use super::nouns::{Cpus, EnvEntry, Environment, Label, Size};
+use super::{ContainerError, Id, Name, Network, RunOptions, Signal};
+use crate::config::Publish;
 
 /// Where docker looks for programs when the image does not say.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// A terminal nobody has told us the size of.
 const TERMINAL: TerminalSize = TerminalSize { rows: 24, columns: 80 };
-
-/// The guest's address on a user network, and its router's: passt translates both.
-pub const USER_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 15);
-/// See [`USER_ADDRESS`].
-pub const USER_GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
-/// Bits of a user network's prefix.
-pub const USER_PREFIX: u8 = 24;
 
 /// The files a container is made from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -114,28 +105,15 @@ impl Spec {
             name,
         })
     }
-
-    /// The guest's address on the network, for the machine's own filter of what it sends.
-    pub fn address(&self) -> Option<Ipv4Network> {
-        format!("{USER_ADDRESS}/{USER_PREFIX}")
-            .parse()
-            .ok()
-            .filter(|_| self.network == Network::User)
-    }
 }
 
 fn setup(options: &RunOptions, network: &Network, hostname: &str) -> Setup {
-    let user = *network == Network::User;
-    let own: Option<IpAddr> = user.then_some(USER_ADDRESS.into());
+    let own = network.address().map(|own| own.address().into());
     Setup {
         hostname: hostname.to_owned(),
         hosts: hosts_file(hostname, own, &options.add_host),
         resolv_conf: resolv_conf(network, &options.dns),
-        network: user.then(|| Addresses {
-            addresses: vec![Address { ip: USER_ADDRESS.into(), prefix: USER_PREFIX }],
-            gateways: vec![USER_GATEWAY.into()],
-            mtu: None,
-        }),
+        network: network.addresses(),
         writable_disk: !options.read_only,
         read_only_root: options.read_only,
         tmpfs: options

@@ -17,10 +17,10 @@ use super::super::{Exit, report};
 use super::{containers, exit, kernel, unread};
 use crate::container::call::{Call, KILL_TIME};
 use crate::container::client::{Left, Peer, Streams, attend};
-use crate::container::nouns::{Network, PullPolicy};
+use crate::container::nouns::PullPolicy;
 use crate::container::talk::Ask;
 use crate::container::{
-    Container, ContainerError, RunOptions, Signal, Sources, Spec, machine, start,
+    Container, ContainerError, Network, RunOptions, Signal, Sources, Spec, machine, start,
 };
 
 /// Runs a command in a new container.
