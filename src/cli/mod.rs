@@ -39,8 +39,10 @@ Examples:
       take everything from a file except the memory
   vmm doctor
       say whether guests can run on this machine, and what is missing
-  vmm pull alpine
-      get a container image; vmm images lists what is here";
+  vmm run -it --rm alpine sh
+      a container with a kernel of its own; vmm run --help lists docker's flags
+  vmm pull oci:./layout --name app
+      get a container image from elsewhere than a registry; vmm images lists what is here";
 
 const DETAILS: &str = "\
 Console:
@@ -141,19 +143,26 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         .and_then(|mut matches| Cli::from_arg_matches_mut(&mut matches));
     match parsed {
         Ok(cli) => dispatch(cli).unwrap_or_else(|error| report::error(&error)).into(),
-        Err(error) => match report::usage(&error) {
-            // A container's own status may be 2.
-            Exit::Config if is_about_containers(&args) => Exit::Failed.into(),
-            exit => exit.into(),
-        },
+        Err(error) => {
+            let name = named(&args);
+            match report::usage(&error, name) {
+                // A container's own status may be 2.
+                Exit::Config if name.is_some_and(is_about_containers) => Exit::Failed.into(),
+                exit => exit.into(),
+            }
+        }
     }
 }
 
-/// Whether a command line names a command about images or containers.
-fn is_about_containers(args: &[OsString]) -> bool {
-    let name = args.get(1).and_then(|word| word.to_str());
-    let known = |name: &str| command().find_subcommand(name).is_some();
-    name.is_some_and(|name| !["doctor", "monitor"].contains(&name) && known(name))
+/// The command that a command line names.
+fn named(args: &[OsString]) -> Option<&str> {
+    let name = args.get(1)?.to_str()?;
+    command().find_subcommand(name).map(|_| name)
+}
+
+/// Whether a command is about images or containers.
+fn is_about_containers(name: &str) -> bool {
+    !["doctor", "monitor"].contains(&name)
 }
 
 fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
@@ -193,7 +202,8 @@ mod tests {
     #[test]
     fn commands_about_containers_are_told_from_others() {
         let is = |line: &str| {
-            is_about_containers(&line.split(' ').map(OsString::from).collect::<Vec<_>>())
+            let args: Vec<_> = line.split(' ').map(OsString::from).collect();
+            named(&args).is_some_and(is_about_containers)
         };
         assert!(is("vmm run --nosuch") && is("vmm exec") && is("vmm pull"));
         assert!(!is("vmm") && !is("vmm --run") && !is("vmm doctor --x") && !is("vmm nosuch"));

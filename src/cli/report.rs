@@ -38,6 +38,14 @@ pub(super) fn failure(end: &End, explanation: &Explanation) {
     line(explanation);
 }
 
+/// Prints what a guest that ended by itself said last.
+pub(super) fn last_words(console: &[String]) {
+    if !console.is_empty() {
+        line("last console lines:");
+    }
+    console.iter().for_each(|text| line(format_args!("  {text}")));
+}
+
 /// Prints why a container failed, and the last that its machine said.
 pub(super) fn container_failure(what: &str, details: &[String]) {
     print(what, None);
@@ -46,15 +54,20 @@ pub(super) fn container_failure(what: &str, details: &[String]) {
     }
 }
 
-/// Answers a command line that clap did not take, or one that asks for help or the version.
-pub(super) fn usage(error: &clap::Error) -> Exit {
+/// Answers a command line that clap did not take, or one that asks for help or the version. It named the
+/// command `name`, if any.
+pub(super) fn usage(error: &clap::Error, name: Option<&str>) -> Exit {
     if !error.use_stderr() {
         // Nothing is left to be told to a reader who has closed the pipe.
         let _: Result<_, _> = error.print();
         return Exit::Success;
     }
     let (what, tip) = sentences(&error.to_string());
-    let tip = tip.unwrap_or_else(|| "vmm --help lists the options and examples".to_owned());
+    let usual = || match name {
+        Some(name) => format!("vmm {name} --help lists the options"),
+        None => "vmm --help lists the options and examples".to_owned(),
+    };
+    let tip = tip.unwrap_or_else(usual);
     print(&what, Some(&tip));
     Exit::Config
 }
@@ -68,7 +81,8 @@ fn sentences(text: &str) -> (String, Option<String>) {
     let what = paragraphs.next().unwrap_or_default();
     let what = what.strip_prefix("error: ").unwrap_or(&what).to_owned();
     let tip = paragraphs.find_map(|paragraph| paragraph.strip_prefix("tip: ").map(str::to_owned));
-    (what, tip)
+    // What looks like an option is more likely a wrong one than a file's name.
+    (what, tip.filter(|tip| !tip.starts_with("to pass ")))
 }
 
 fn print(what: &str, hint: Option<&str>) {
@@ -116,5 +130,7 @@ mod tests {
         );
         assert_eq!(what, "unexpected argument '--memroy' found");
         assert_eq!(tip.as_deref(), Some("a similar argument exists: '--memory'"));
+        let (_, tip) = sentences("error: x\n\n  tip: to pass '--x' as a value, use '-- --x'\n");
+        assert_eq!(tip, None);
     }
 }
