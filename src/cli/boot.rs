@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::{Exit, report};
 use crate::config::{self, ConfigError, Host, PartialConfig, VmConfig};
-use crate::control;
+use crate::control::{self, Outcome};
 use crate::preflight;
 
 #[derive(Debug, Args)]
@@ -25,11 +25,27 @@ pub(super) fn run(args: BootArgs) -> anyhow::Result<Exit> {
     for warning in preflight::check(&config)? {
         report::warning(&warning.what, &warning.fix);
     }
+    let outcome = boot(args, config)?;
+    Ok(Exit::from(&outcome.end))
+}
+
+/// Boots the machine of a container, whose files were looked at before. Whether a guest that powers off
+/// has failed is not known here, so that its last words are always told.
+pub(super) fn run_container(args: BootArgs) -> anyhow::Result<Exit> {
+    let config = resolve(&args)?;
+    let outcome = boot(args, config)?;
+    if outcome.explanation.is_none() {
+        report::last_words(&outcome.console);
+    }
+    Ok(Exit::from(&outcome.end))
+}
+
+fn boot(args: BootArgs, config: VmConfig) -> anyhow::Result<Outcome> {
     let outcome = control::boot(config, Box::new(move || resolve(&args)), report::note)?;
     if let Some(explanation) = &outcome.explanation {
         report::failure(&outcome.end, explanation);
     }
-    Ok(Exit::from(&outcome.end))
+    Ok(outcome)
 }
 
 /// The configuration that the flags and the file they name amount to.

@@ -7,7 +7,7 @@ use crate::doctor;
 use crate::machine::Machine;
 
 /// How many of the last console lines are shown.
-const LINES: usize = 40;
+pub(super) const LINES: usize = 40;
 
 /// How far a guest came, as far as its console and its exits tell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -65,6 +65,8 @@ pub struct Outcome {
     pub end: End,
     /// What is known about a run that failed.
     pub explanation: Option<Explanation>,
+    /// The last lines of the console.
+    pub console: Vec<String>,
 }
 
 /// Builds the machine that `config` describes, runs it to its end and says how it ended. On SIGUSR2
@@ -95,9 +97,10 @@ pub fn boot(
         end => end,
     };
     let explanation = Explanation::of(&end, &machine);
+    let console = machine.console().last_lines(explain::LINES);
     events.finish(&machine);
     machine.close_on_exit();
-    Ok(Outcome { end, explanation })
+    Ok(Outcome { end, explanation, console })
 }
 
 fn host(what: &'static str) -> impl FnOnce(std::io::Error) -> ControlError {

@@ -6,6 +6,7 @@
 //! the files are not trusted: every length is checked and every read has a cap.
 #![deny(clippy::as_conversions, clippy::indexing_slicing)]
 
+mod container;
 mod image;
 mod initrd;
 mod kernel;
@@ -19,6 +20,7 @@ use std::path::{Path, PathBuf};
 use thiserror::Error;
 
 use crate::config::{FileError, VmConfig};
+pub use container::{Needs, check_container};
 use image::Image;
 
 /// Something about the guest that will not work as the user expects.

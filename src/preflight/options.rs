@@ -32,14 +32,36 @@ pub(super) enum Setting {
     Absent,
 }
 
+impl Setting {
+    fn of(value: &[u8]) -> Self {
+        match value {
+            [b'y', ..] => Self::BuiltIn,
+            [b'm', ..] => Self::Module,
+            _ => Self::Absent,
+        }
+    }
+}
+
 impl Options {
     /// The setting of `CONFIG_{name}`.
     pub(super) fn get(&self, name: &str) -> Setting {
-        match self.value(name) {
-            Some([b'y', ..]) => Setting::BuiltIn,
-            Some([b'm', ..]) => Setting::Module,
-            _ => Setting::Absent,
+        self.value(name).map_or(Setting::Absent, Setting::of)
+    }
+
+    /// Those of `names` that are not built in, and what the kernel has of them, all found in one pass.
+    pub(super) fn not_built_in<'a>(&self, names: &[&'a str]) -> Vec<(&'a str, Setting)> {
+        let mut found: Vec<_> = names.iter().map(|name| (*name, Setting::Absent)).collect();
+        for line in self.0.split(|byte| *byte == b'\n') {
+            let Some(rest) = line.strip_prefix(b"CONFIG_") else { continue };
+            let mut halves = rest.splitn(2, |byte| *byte == b'=');
+            let (Some(name), Some(value)) = (halves.next(), halves.next()) else { continue };
+            let meant = found.iter_mut().find(|(wanted, _)| wanted.as_bytes() == name);
+            if let Some((_, setting)) = meant {
+                *setting = Setting::of(value);
+            }
         }
+        found.retain(|(_, setting)| *setting != Setting::BuiltIn);
+        found
     }
 
     /// Whether `CONFIG_{name}` is a text that is not empty.

@@ -57,5 +57,6 @@ pub(in super::super) fn monitor(args: MonitorArgs) -> anyhow::Result<Exit> {
     // It may have died before that; then the parent is another process.
     let parent = getppid().map(|pid| pid.as_raw_nonzero().get());
     anyhow::ensure!(parent == Some(args.keeper), "the keeper has died");
-    boot::run(args.boot)
+    // Its kernel was looked at when the container was made.
+    boot::run_container(args.boot)
 }

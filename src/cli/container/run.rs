@@ -22,6 +22,7 @@ use crate::container::talk::Ask;
 use crate::container::{
     Container, ContainerError, Network, RunOptions, Signal, Sources, Spec, machine, start,
 };
+use crate::preflight;
 
 /// Runs a command in a new container.
 pub(in super::super) fn run(mut options: RunOptions) -> anyhow::Result<Exit> {
@@ -40,6 +41,7 @@ pub(in super::super) fn run(mut options: RunOptions) -> anyhow::Result<Exit> {
         Some(path) => std::env::current_dir()?.join(path),
         None => kernel::find()?,
     };
+    check_kernel(&kernel, &options)?;
     let sources = Sources {
         image: options.image.clone(),
         image_id: image.id.to_string(),
@@ -75,6 +77,19 @@ fn check(options: &mut RunOptions) -> anyhow::Result<()> {
     }
     if options.tty && options.interactive && !options.detach && !isatty(stdin()) {
         bail!("-t needs a terminal, and standard input is none; leave -t out");
+    }
+    Ok(())
+}
+
+/// Whether the kernel can run this container, as far as it tells.
+fn check_kernel(kernel: &Path, options: &RunOptions) -> anyhow::Result<()> {
+    let needs = preflight::Needs {
+        writable: !options.read_only,
+        network: options.network != Some(Network::None),
+        cpus: options.cpus.count(),
+    };
+    for warning in preflight::check_container(kernel, needs)? {
+        report::warning(&warning.what, &warning.fix);
     }
     Ok(())
 }

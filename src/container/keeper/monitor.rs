@@ -176,6 +176,7 @@ impl Monitor {
             Obstacle::Died => {
                 self.wait(END_TIME);
                 match self.child.try_wait().ok().flatten() {
+                    Some(status) if status.success() => "the guest powered off".to_owned(),
                     Some(status) => format!("the machine ended ({status})"),
                     None => "the machine ended".to_owned(),
                 }

@@ -40,15 +40,39 @@ fn missing_kernel_is_told() {
     world.wait_for_quiet();
 }
 
-/// A kernel that cannot run containers: the minimal one, which has none of it.
+/// The minimal kernel can boot, and says in itself what it cannot.
 #[test]
-fn kernel_for_something_else_is_told_with_the_phase() {
+fn what_a_kernel_lacks_for_containers_is_told_before_it_boots() {
     let world = World::new();
     let other = artifact("kernels/minimal/vmlinux");
+    let wrong = run(world.vmm(&LINE).env("VMM_KERNEL", &other), b"");
+    let lacking = ["CONFIG_PID_NS (", "CONFIG_CGROUPS (", "CONFIG_POSIX_MQUEUE ("];
+    assert_told(&wrong, &[&lacking[..], &[other.to_str().expect("text"), "hint: "]].concat());
+    assert!(!wrong.err().contains("EROFS"), "{}", wrong.err());
+    assert_eq!(world.left().len(), 0);
+    world.wait_for_quiet();
+}
+
+/// In a compressed kernel nobody finds what it lacks: the agent does.
+#[test]
+fn what_a_compressed_kernel_lacks_is_told_with_the_phase() {
+    let world = World::new();
+    let other = artifact("kernels/minimal/bzImage");
     let wrong = run(world.vmm(&LINE).env("VMM_KERNEL", other), b"");
-    assert_told(&wrong, &[]);
-    let phases = ["setup: ", "boot: ", "agent: "];
-    assert!(phases.iter().any(|phase| wrong.err().contains(phase)), "{}", wrong.err());
+    assert_told(&wrong, &["agent: ", "control groups"]);
+    assert!(!wrong.err().contains("within"), "it was waited for: {}", wrong.err());
+    assert_eq!(world.left().len(), 0);
+    world.wait_for_quiet();
+}
+
+/// Debian's kernel has all of it, in modules that nothing loads: the agent finds no way to the host.
+#[test]
+fn kernel_without_a_way_to_the_host_is_told_with_its_last_words() {
+    let world = World::new();
+    let other = artifact("kernels/debian/vmlinuz");
+    let wrong = run(world.vmm(&LINE).env("VMM_KERNEL", other), b"");
+    let words = ["boot: the guest powered off", "last console lines"];
+    assert_told(&wrong, &[&words[..], &["vmm-agent: connect to the host"]].concat());
     assert!(!wrong.err().contains("within"), "it was waited for: {}", wrong.err());
     assert_eq!(world.left().len(), 0);
     world.wait_for_quiet();
