@@ -82,6 +82,10 @@ pub fn attend(
     let raw = (streams.terminal && streams.input).then(RawTerminal::enter).flatten();
     let mut client = Client::new(socket, peer, streams, note)?;
     let left = client.run();
+    if matches!(left, Ok(Left::Detached)) && peer == Peer::Agent {
+        // One that has ended meanwhile needs it no more.
+        let _: io::Result<()> = client.release();
+    }
     drop(raw);
     left
 }
@@ -134,9 +138,6 @@ impl Client {
                 if let Some(left) = self.hear()? {
                     return Ok(left);
                 }
-                if self.started && self.until_started {
-                    return Ok(Left::Detached);
-                }
                 if !open {
                     return Err(io::ErrorKind::UnexpectedEof.into());
                 }
@@ -145,6 +146,17 @@ impl Client {
                 return Ok(Left::Detached);
             }
         }
+    }
+
+    /// Has a further process go on, where the container's first one does anyway.
+    fn release(&mut self) -> io::Result<()> {
+        self.link.say(&Request::Release)?;
+        while self.link.waiting() > 0 {
+            let fd = PollFd::from_borrowed_fd(self.link.as_fd(), self.link.interest(false));
+            let _ = poll(&mut [fd], None);
+            self.link.flush()?;
+        }
+        Ok(())
     }
 
     fn wait(&self, reads: bool) -> (bool, bool, bool) {
@@ -176,6 +188,8 @@ impl Client {
                 Kind::Stdout | Kind::Stderr => {}
                 _ => match understand(self.peer, frame)? {
                     Some(Said::Note(text)) => (self.note)(&text),
+                    // What follows, however soon, is not for who waits for the start alone.
+                    Some(Said::Started) if self.until_started => return Ok(Some(Left::Detached)),
                     Some(Said::Started) => {
                         self.started = true;
                         resize(&mut self.link, self.peer, self.terminal)?;

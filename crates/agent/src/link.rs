@@ -42,9 +42,12 @@ impl Link {
         push_data(&mut self.out, kind, bytes);
     }
 
-    /// Sends what the connection takes now; with one that blocks, everything.
+    /// Sends what the connection takes now; with one that blocks, everything. What a broken one does not
+    /// take is forgotten.
     pub(crate) fn flush(&mut self) {
-        while let Some(rest) = self.out.get(self.sent..).filter(|rest| !rest.is_empty()) {
+        while let Some(rest) =
+            self.out.get(self.sent..).filter(|rest| !self.broken && !rest.is_empty())
+        {
             match send(&self.stream, rest, SendFlags::NOSIGNAL) {
                 Ok(len) => self.sent = self.sent.saturating_add(len),
                 Err(Errno::INTR) => {}

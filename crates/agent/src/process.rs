@@ -48,6 +48,8 @@ pub(crate) struct Process {
     pub(crate) status: Option<Status>,
     /// Processes killed for want of memory before it began.
     pub(crate) oom_kills: u64,
+    /// It goes on without its connection.
+    pub(crate) released: bool,
     /// What the child says about its start, until it runs.
     report: Option<OwnedFd>,
     /// What it has said last.
@@ -117,6 +119,7 @@ impl Process {
             role: start.role,
             status: None,
             oom_kills,
+            released: false,
             report: Some(report),
             said: None,
             stdin: pipes.stdin,

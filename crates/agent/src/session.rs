@@ -43,8 +43,12 @@ impl Session {
 
     /// What is waited for.
     pub(crate) fn interests(&self) -> Vec<(Part, BorrowedFd<'_>, PollFlags)> {
-        let (fd, flags) = self.link.interest();
-        let mut list = vec![(Part::Link, fd, flags)];
+        let mut list = vec![];
+        // Only that of a process that goes on without it is kept when it is broken.
+        if !self.link.is_broken() {
+            let (fd, flags) = self.link.interest();
+            list.push((Part::Link, fd, flags));
+        }
         if let Some(process) = &self.process {
             let streams = process.interests(self.link.is_flushed());
             list.extend(streams.into_iter().map(|(s, fd, flags)| (Part::Stream(s), fd, flags)));
@@ -84,6 +88,7 @@ impl Session {
             Input::Request(Request::StdinEof) => process.end_input(&mut self.link),
             Input::Request(Request::Resize(size)) => process.resize(size),
             Input::Request(Request::Signal(number)) => process.signal(number),
+            Input::Request(Request::Release) => process.released = true,
             Input::Request(_) => self.link.give_up(),
         }
     }
@@ -101,10 +106,14 @@ impl Session {
         loop {
             self.link.flush();
             if self.link.is_broken() {
-                if let Some(process) = &mut self.process {
-                    process.kill(&mut self.link, scratch);
+                match &mut self.process {
+                    Some(process) if process.released => {}
+                    Some(process) => {
+                        process.kill(&mut self.link, scratch);
+                        return false;
+                    }
+                    None => return false,
                 }
-                return false;
             }
             if !self.link.is_flushed() {
                 return true;

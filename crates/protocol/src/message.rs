@@ -151,6 +151,8 @@ pub enum Request {
     Resize(TerminalSize),
     /// Sends a signal to the process.
     Signal(u8),
+    /// Let the process go on when the connection ends. What it prints from then on is lost.
+    Release,
 }
 
 /// A process to be run.
@@ -214,7 +216,8 @@ pub enum Role {
     /// The first process: the container ends with it.
     #[default]
     Init,
-    /// A further process; the end of its connection kills it and its group.
+    /// A further process; the end of its connection kills it and its group, unless there was a
+    /// [`Request::Release`].
     Exec,
 }
 

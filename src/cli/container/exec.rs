@@ -24,6 +24,10 @@ pub(in super::super) struct ExecArgs {
     #[arg(short, long)]
     tty: bool,
 
+    /// Leave it running in the background; what it prints is lost
+    #[arg(short, long)]
+    detach: bool,
+
     /// Set a variable of the environment; repeatable
     #[arg(short, long, value_name = "NAME[=VALUE]")]
     env: Vec<EnvEntry>,
@@ -40,7 +44,7 @@ pub(in super::super) struct ExecArgs {
     #[arg(short, long, value_name = "USER[:GROUP]")]
     user: Option<String>,
 
-    /// Keys that leave the command
+    /// Keys that leave the command running
     #[arg(long, value_name = "KEYS", default_value = "ctrl-p,ctrl-q")]
     detach_keys: DetachKeys,
 
@@ -79,16 +83,17 @@ pub(in super::super) struct AttachArgs {
 
 /// Runs a further command in a container.
 pub(in super::super) fn exec(args: ExecArgs) -> anyhow::Result<Exit> {
-    if args.tty && args.interactive && !isatty(stdin()) {
+    if args.tty && args.interactive && !args.detach && !isatty(stdin()) {
         bail!("-t needs a terminal, and standard input is none; leave -t out");
     }
     let container = running(&args.container)?;
+    let input = args.interactive && !args.detach;
     let streams = Streams {
-        input: args.interactive,
+        input,
         terminal: args.tty,
         signals: true,
         detach: args.detach_keys.clone(),
-        until_started: false,
+        until_started: args.detach,
     };
     let start = process(&container, args)?;
     let socket = call::exec(&container, start).context("reach the agent of the container")?;
@@ -126,7 +131,7 @@ fn process(container: &Container, args: ExecArgs) -> anyhow::Result<Start> {
         cwd: args.workdir.unwrap_or_else(|| first.cwd.clone()),
         user: args.user.unwrap_or_else(|| first.user.clone()),
         terminal: args.tty.then(|| terminal_size().unwrap_or(size)),
-        stdin: args.interactive,
+        stdin: args.interactive && !args.detach,
         init: false,
         ..first.clone()
     })

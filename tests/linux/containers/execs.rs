@@ -32,10 +32,12 @@ pub const NAMES: &[&str] = &[
     "exec: as the first process",
     "exec: processes seen",
     "exec: 1 MiB of output",
+    "exec: in the background",
+    "exec: what was done in the background",
     TERMINAL,
 ];
 
-const EXECS: [Exec; 11] = [
+const EXECS: [Exec; 13] = [
     Exec { command: &["sh", "-c", "echo out; echo err >&2; exit 5"], ..PLAINLY },
     Exec { command: &["no-such-command"], ..PLAINLY },
     Exec { command: &["/etc/passwd"], ..PLAINLY },
@@ -70,6 +72,19 @@ const EXECS: [Exec; 11] = [
     },
     Exec {
         command: &["sh", "-c", "yes 01234567 | head -c 1048576 | md5sum; yes x | head -c 100000"],
+        ..PLAINLY
+    },
+    Exec {
+        flags: (&["-d", "-w", "/etc"], &["-d", "--cwd", "/etc"]),
+        command: &[
+            "sh",
+            "-c",
+            "sleep 0.5; (id; pwd; umask; echo $A) > /tmp/b; touch /tmp/e; exit 3",
+        ],
+        ..PLAINLY
+    },
+    Exec {
+        command: &["sh", "-c", "until [ -e /tmp/e ]; do sleep 0.1; done; cat /tmp/b"],
         ..PLAINLY
     },
 ];
