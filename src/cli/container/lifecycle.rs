@@ -14,8 +14,12 @@ use crate::container::{Container, Containers, Lock, Signal, Status};
 
 #[derive(Debug, Args)]
 pub(in super::super) struct StopArgs {
+    /// Signal to send [default: the container's own]
+    #[arg(short, long, value_name = "SIGNAL")]
+    signal: Option<Signal>,
+
     /// Seconds between the signal and KILL [default: the container's own]
-    #[arg(short, long, value_name = "SECONDS")]
+    #[arg(short, long, value_name = "SECONDS", alias = "timeout")]
     time: Option<u32>,
 
     /// Containers by name or identifier
@@ -57,8 +61,8 @@ pub(in super::super) fn stop(args: &StopArgs) -> anyhow::Result<Exit> {
         if !matches!(status, Status::Exited { .. }) {
             let spec = container.spec();
             let patience = Duration::from_secs(args.time.unwrap_or(spec.stop_timeout).into());
-            let stopped =
-                Call::new(container).and_then(|mut call| call.stop(spec.stop_signal, patience));
+            let signal = args.signal.unwrap_or(spec.stop_signal);
+            let stopped = Call::new(container).and_then(|mut call| call.stop(signal, patience));
             told(container, stopped)?;
         }
         Ok(None)

@@ -1,5 +1,7 @@
 //! `vmm ps` and `vmm inspect`.
 
+use std::net::SocketAddr;
+
 use clap::Args;
 use serde_json::{Value, json};
 
@@ -7,6 +9,7 @@ use super::super::{Exit, report};
 use super::{Format, containers, print_json};
 use crate::cli::images::print;
 use crate::cli::table::{ago, duration, table};
+use crate::config::{Protocol, Publish};
 use crate::container::clock::Timestamp;
 use crate::container::{Container, Status};
 
@@ -62,7 +65,8 @@ pub(in super::super) fn ps(args: &PsArgs) -> anyhow::Result<Exit> {
 fn row(container: &Container, status: &Status, whole: bool) -> [String; 7] {
     let spec = container.spec();
     let command = spec.start.args.join(" ");
-    let ports: Vec<_> = spec.publish.iter().map(ToString::to_string).collect();
+    let ended = matches!(status, Status::Exited { .. });
+    let ports: Vec<_> = spec.publish.iter().filter(|_| !ended).map(port).collect();
     [
         if whole { spec.id.as_str() } else { spec.id.short() }.to_owned(),
         spec.sources.image.clone(),
@@ -72,6 +76,16 @@ fn row(container: &Container, status: &Status, whole: bool) -> [String; 7] {
         ports.join(", "),
         spec.name.as_str().to_owned(),
     ]
+}
+
+/// A published port as docker shows it: `0.0.0.0:8080->80/tcp`.
+fn port(publish: &Publish) -> String {
+    let host = SocketAddr::new(publish.address, publish.host_port.get());
+    let protocol = match publish.protocol {
+        Protocol::Tcp => "tcp",
+        Protocol::Udp => "udp",
+    };
+    format!("{host}->{}/{protocol}", publish.guest_port)
 }
 
 pub(in super::super) fn inspect(args: &InspectArgs) -> anyhow::Result<Exit> {
@@ -127,7 +141,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn long_commands_are_cut_between_characters() {
+    fn cells_are_as_docker_has_them() {
+        assert_eq!(port(&"udp:[::1]:53:5353".parse().expect("port")), "[::1]:53->5353/udp");
         assert_eq!(cut("short"), "short");
         assert_eq!(cut(&"ü".repeat(40)), format!("{}…", "ü".repeat(30)));
     }

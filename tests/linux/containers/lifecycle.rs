@@ -83,26 +83,16 @@ fn stop_asks_before_it_kills() {
 #[test]
 fn stop_signal_is_the_users_choice() {
     let world = World::new();
-    let script = "trap 'exit 4' USR1; echo ready; while :; do sleep 0.1; done";
-    world.ok(&[
-        "run",
-        "-d",
-        "--network",
-        "none",
-        "--name",
-        "one",
-        "--stop-signal",
-        "USR1",
-        "--stop-timeout",
-        "30",
-        "busybox",
-        "sh",
-        "-c",
-        script,
-    ]);
-    eventually("the trap is set", || world.ok(&["logs", "one"]).contains("ready"));
+    let script = "trap 'exit 4' USR1; trap 'exit 5' USR2; echo ready; while :; do sleep 0.1; done";
+    for name in ["one", "two"] {
+        let line = ["run", "-d", "--network", "none", "--name", name, "--stop-signal", "USR1"];
+        let rest = ["--stop-timeout", "30", "busybox", "sh", "-c", script];
+        world.ok(&[&line[..], &rest].concat());
+        eventually("the traps are set", || world.ok(&["logs", name]).contains("ready"));
+    }
     world.ok(&["stop", "one"]);
-    assert_eq!(world.ok(&["wait", "one"]), "4");
+    world.ok(&["stop", "-s", "SIGUSR2", "two"]);
+    assert_eq!(world.ok(&["wait", "one", "two"]), "4\n5");
 }
 
 #[test]
