@@ -19,7 +19,7 @@ use crate::guest::{artifact, signal};
 /// Where the emulated host has the images.
 const STORE: &str = "/var/lib/vmm";
 /// Longer than any command here takes.
-const PATIENCE: Duration = Duration::from_secs(90);
+const PATIENCE: Duration = Duration::from_secs(240);
 
 /// The containers of one test. What still runs at its end is removed.
 pub struct World {

@@ -1,0 +1,88 @@
+//! Programs as people run them: nginx behind a published port, Python and its own tests.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::world::{World, eventually, run};
+use crate::user_net::connect_host;
+
+/// Asks for a page behind a port of this host until there is an answer.
+#[track_caller]
+pub fn fetch(port: u16, path: &str) -> String {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        let mut answer = String::new();
+        if let Ok(mut stream) = TcpStream::connect(("127.0.0.1", port)) {
+            let _ = write!(stream, "GET {path} HTTP/1.0\r\n\r\n");
+            let _ = stream.read_to_string(&mut answer);
+        }
+        if answer.contains("\r\n\r\n") {
+            return answer;
+        }
+        assert!(Instant::now() < deadline, "no answer from port {port}: {answer:?}");
+        thread::sleep(Duration::from_millis(100));
+    }
+}
+
+#[test]
+fn nginx_is_served_to_curl_and_stops_in_order() {
+    connect_host();
+    let world = World::new();
+    world.ok(&["run", "-d", "--name", "web", "-p", "127.0.0.1:8096:80", "nginx"]);
+    assert!(fetch(8096, "/").contains("Welcome to nginx!"));
+    let script = "head -c 3000000 /dev/urandom > /var/www/html/big; md5sum < /var/www/html/big";
+    let sum = world.ok(&["exec", "web", "sh", "-c", script]);
+    let curl = "curl --silent --fail http://127.0.0.1:8096/big | md5sum";
+    assert_eq!(run(Command::new("sh").args(["-c", curl]), b"").success().trim(), sum);
+    // nginx writes its log to the standard output.
+    eventually("curl is in the log", || {
+        let log = world.ok(&["logs", "web"]);
+        log.contains("GET /big HTTP/1.1\" 200 3000000") && log.contains("curl/")
+    });
+    assert!(world.ok(&["ps"]).contains("127.0.0.1:8096->80/tcp"), "{}", world.ok(&["ps"]));
+    assert!(world.ok(&["top", "web"]).contains("nginx: master process"));
+    // The image says that QUIT stops it, which lets nginx end in order.
+    world.ok(&["stop", "web"]);
+    assert_eq!(world.ok(&["wait", "web"]), "0");
+    world.ok(&["rm", "web"]);
+    world.wait_for_quiet();
+}
+
+/// What of Python's own tests is left out of `test_json`: 114,000 calls of the decoder, and thirty
+/// interpreters started one after the other. Where processors are emulated twice that takes a minute of
+/// processor time, and nothing else: neither the clock nor random numbers are waited for. All of
+/// `test_subprocess`, which starts hundreds, had not ended after six minutes.
+const LEFT_OUT: [&str; 4] = ["-i", "test_unicode_decode", "-i", "test.test_json.test_tool.*"];
+/// What of `test_subprocess` is run: pipes, limits of time, signals, sessions, other groups, descriptors.
+const PROCESSES: [&str; 7] = [
+    "test_communicate",
+    "test_wait_timeout",
+    "test_kill_dead",
+    "test_start_new_session",
+    "test_extra_groups",
+    "test_preexec_errpipe_does_not_double_close_pipes",
+    "test_close_fds",
+];
+
+#[test]
+fn python_passes_tests_of_its_own() {
+    let world = World::new();
+    // Some tests look at every descriptor that there may be; a million takes a minute here.
+    let line = ["run", "-d", "--network", "none", "--ulimit", "nofile=1024", "--name", "python"];
+    world.ok(&[&line[..], &["python", "sleep", "1000"]].concat());
+    let test = |args: &[&str]| {
+        let line = ["exec", "python", "timeout", "200", "python3", "-m", "test", "-v"];
+        let ran = world.run(&[&line[..], args].concat());
+        assert_eq!(ran.status, 0, "{}{}", ran.out(), ran.err());
+        assert!(ran.out().contains("Tests result: SUCCESS"), "{}", ran.out());
+        ran.out().matches(" ... ok\n").count()
+    };
+    let count = test(&[&LEFT_OUT[..], &["test_json"]].concat());
+    assert!(count > 140, "{count} tests of test_json");
+    let chosen = PROCESSES.iter().flat_map(|name| ["-m", *name]);
+    let count = test(&chosen.chain(["test_subprocess"]).collect::<Vec<_>>());
+    assert!(count >= PROCESSES.len(), "{count} tests of test_subprocess");
+}

@@ -1,0 +1,137 @@
+//! Images wherever they come from: each kind of source, named on the command line of `vmm run`.
+
+use std::fs;
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use serde_json::{Value, json};
+
+use super::world::{World, eventually, run};
+use crate::guest::artifact;
+
+/// The image that a Dockerfile made has an entry point of its own, which shows what it was given.
+#[test]
+fn every_kind_of_file_is_run_as_it_is_named() {
+    let world = World::new();
+    let run = |source: &str, file: &str| {
+        let image = format!("{source}:{}", artifact(file).display());
+        let ran = world.run(&["run", "--rm", "--quiet", "--network", "none", &image]);
+        assert_eq!(ran.err(), "", "{image}");
+        ran.success()
+    };
+    let seen = run("oci", "images/built");
+    assert!(seen.contains("hello world") && seen.contains("two words"), "{seen}");
+    for (source, file) in [
+        ("oci", "images/built-zstd"),
+        ("oci-archive", "images/built.oci.tar"),
+        ("docker-archive", "images/built.docker.tar"),
+    ] {
+        assert_eq!(run(source, file), seen, "{source} {file}");
+    }
+    // All are the same layers, and so the same file system.
+    let files = fs::read_dir(world.data().join("images/rootfs")).expect("file systems");
+    assert_eq!(files.count(), 5, "four that were there, and one");
+}
+
+/// `test` and `secret`, as `htpasswd -B` writes them.
+const LOGINS: &str = "test:$2y$05$mdNZGLP7KmaHZg4CYKvJHOuYIjGmk0RolD.h.srVKSXW1eaAuFqM6\n";
+
+/// Debian's docker-registry on the loopback interface, with the image `busybox`.
+struct Registry {
+    child: Child,
+    port: u16,
+}
+
+impl Drop for Registry {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Registry {
+    fn start(place: &Path, login: bool) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let port = listener.local_addr().expect("address").port();
+        drop(listener);
+        let place = place.join(port.to_string());
+        fs::create_dir(&place).expect("directory");
+        let mut config = json!({
+            "version": "0.1",
+            "log": {"level": "error", "accesslog": {"disabled": true}},
+            "storage": {"filesystem": {"rootdirectory": place.join("blobs")}},
+            "http": {"addr": format!("127.0.0.1:{port}")},
+        });
+        if login {
+            let file = place.join("htpasswd");
+            fs::write(&file, LOGINS).expect("logins");
+            config["auth"] = json!({"htpasswd": {"realm": "test", "path": file}});
+        }
+        let file = place.join("registry.yml");
+        fs::write(&file, config.to_string()).expect("configuration");
+        let mut serve = Command::new("docker-registry");
+        serve.arg("serve").arg(&file).stdout(Stdio::null()).stderr(Stdio::null());
+        let registry = Self { child: serve.spawn().expect("docker-registry"), port };
+        eventually("the registry listens", || TcpStream::connect(("127.0.0.1", port)).is_ok());
+        registry.push();
+        registry
+    }
+
+    /// Puts the image in, as the distribution specification has it.
+    fn push(&self) {
+        let layout = artifact("images/busybox");
+        let blob = |entry: &Value| {
+            let digest = entry["digest"].as_str().expect("digest").to_owned();
+            let path = layout.join("blobs").join(digest.replace(':', "/"));
+            (digest, path)
+        };
+        let read = |path: &Path| -> Value {
+            serde_json::from_slice(&fs::read(path).expect("file")).expect("JSON")
+        };
+        let (_, manifest_file) = blob(&read(&layout.join("index.json"))["manifests"][0]);
+        let manifest = read(&manifest_file);
+        let layers = manifest["layers"].as_array().expect("layers");
+        for entry in layers.iter().chain([&manifest["config"]]) {
+            let (digest, path) = blob(entry);
+            let line = "place=$(curl -sf -u test:secret -X POST -D - \"$1/blobs/uploads/\" | tr -d '\\r' | sed -n 's/^Location: //p') && curl -sf -u test:secret -T \"$3\" \"$place&digest=$2\"";
+            self.curl(line, &[&digest, path.to_str().expect("text")]);
+        }
+        let kind = "application/vnd.oci.image.manifest.v1+json";
+        let line = "curl -sf -u test:secret -H \"Content-Type: $2\" -T \"$3\" \"$1/manifests/1\"";
+        self.curl(line, &[kind, manifest_file.to_str().expect("text")]);
+    }
+
+    fn curl(&self, line: &str, args: &[&str]) {
+        let place = format!("http://127.0.0.1:{}/v2/group/box", self.port);
+        let mut command = Command::new("sh");
+        run(command.args(["-c", line, "sh", &place]).args(args), b"").success();
+    }
+}
+
+/// With and without a password, which is docker's.
+#[test]
+fn image_of_a_registry_is_run_by_its_name() {
+    let world = World::new();
+    for login in [false, true] {
+        let registry = Registry::start(world.data(), login);
+        let host = format!("localhost:{}", registry.port);
+        let image = format!("{host}/group/box:1");
+        let line = ["run", "--rm", "--network", "none", &image, "echo", "from a registry"];
+        let docker: PathBuf = world.data().join("docker");
+        let run = || run(world.vmm(&line).env("DOCKER_CONFIG", &docker), b"");
+        if login {
+            let refused = run();
+            assert_eq!(refused.status, 125, "{}", refused.err());
+            assert!(refused.err().contains(&format!("pull {image}")), "{}", refused.err());
+            assert!(refused.err().contains("does not allow access"), "{}", refused.err());
+            let auth = json!({"auths": {host: {"auth": "dGVzdDpzZWNyZXQ="}}});
+            fs::create_dir(&docker).expect("directory");
+            fs::write(docker.join("config.json"), auth.to_string()).expect("login");
+        }
+        assert_eq!(run().success(), "from a registry\n");
+        drop(registry);
+        // It is here now, and the registry is not asked again.
+        assert_eq!(run().success(), "from a registry\n");
+    }
+}
