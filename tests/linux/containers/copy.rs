@@ -73,14 +73,14 @@ fn trees_are_the_same_on_both_sides() {
     // In, by another name, and out again by a third.
     world.ok(&["cp", &here.path("t"), "one:/srv-t"]);
     assert_eq!(world.ok(&["exec", "one", "sh", "-c", LIST, "/srv-t"]), expected.trim_end());
-    world.ok(&["cp", "one:/srv-t", &here.path("back")]);
+    world.ok(&["cp", "-a", "one:/srv-t", &here.path("back")]);
     assert_eq!(list_here("back"), expected);
     let blocks = Path::new(&here.path("back/sparse")).metadata().expect("there").blocks();
     assert!(blocks * 512 < 1 << 20, "{blocks}");
     // What the container made itself, twice over the same.
     world.ok(&["exec", "one", "sh", "-c", &format!("cd /tmp; {TREE}")]);
     for _ in 0..2 {
-        world.ok(&["cp", "one:/tmp/t/.", &here.path("own")]);
+        world.ok(&["cp", "-a", "one:/tmp/t/.", &here.path("own")]);
         assert_eq!(list_here("own"), expected);
     }
     let left = world.ok(&["exec", "one", "find", "/", "-xdev", "-name", ".vmm-cp*"]);
@@ -90,18 +90,21 @@ fn trees_are_the_same_on_both_sides() {
 #[test]
 fn owners_are_the_users_at_the_destination_unless_they_are_asked_for() {
     let (world, here) = (World::new(), Here::new());
-    world.start("one", "mkdir -p /d; echo x >/d/f; ln -s f /d/l; chown -hR 1000:33 /d; sleep 1000");
+    let make = "mkdir -p /d; echo x >/d/f; ln -s f /d/l; chown -hR 1000:33 /d; chmod 6755 /d/f; sleep 1000";
+    world.start("one", make);
     let owner = |name: &str| {
         let stat = Path::new(&here.path(name)).symlink_metadata().expect("there");
         (stat.uid(), stat.gid())
     };
-    eventually("it is made", || world.ok(&["exec", "one", "stat", "-c", "%u", "/d/f"]) == "1000");
+    eventually("it is made", || world.ok(&["exec", "one", "stat", "-c", "%a", "/d/f"]) == "6755");
     world.ok(&["cp", "one:/d", &here.path("plain")]);
     world.ok(&["cp", "-a", "one:/d", &here.path("kept")]);
     for name in ["", "/f", "/l"] {
         assert_eq!(owner(&format!("plain{name}")), (0, 0), "{name}");
         assert_eq!(owner(&format!("kept{name}")), (1000, 33), "{name}");
     }
+    let mode = |name: &str| Path::new(&here.path(name)).metadata().expect("there").mode() & 0o7777;
+    assert_eq!((mode("plain/f"), mode("kept/f")), (0o755, 0o6755));
     let file = here.write("mine", b"x");
     chown(&file, Some(7), Some(8)).expect("chown");
     world.ok(&["cp", &file, "one:/plain"]);

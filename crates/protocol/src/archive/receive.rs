@@ -54,7 +54,8 @@ pub struct Target {
     pub links: Links,
     /// What becomes of names.
     pub names: Names,
-    /// Whether the archive says whose the files are; otherwise they are this process's.
+    /// Whether the archive says whose the files are; otherwise they are this process's, and none sets
+    /// the user or group of who runs it: nobody's program becomes a program of root.
     pub owners: bool,
 }
 
@@ -266,8 +267,13 @@ impl Receiver {
             fchown(&file, Some(uid), Some(gid))?;
         }
         // The owner first: a change of it takes set-user-ID away.
-        fchmod(&file, mode(entry))?;
+        fchmod(&file, self.mode(entry))?;
         Ok(futimens(&file, &times(entry))?)
+    }
+
+    fn mode(&self, entry: &Entry) -> Mode {
+        let all = Mode::from_bits_retain(entry.mode);
+        if self.target.owners { all } else { all - Mode::SUID - Mode::SGID }
     }
 
     /// Opens the directory `path`, and makes what of it is missing.
@@ -343,10 +349,6 @@ fn owner(entry: &Entry) -> io::Result<(Uid, Gid)> {
         return Err(io::Error::other("its owner is none that Linux can have"));
     }
     Ok((Uid::from_raw(entry.uid), Gid::from_raw(entry.gid)))
-}
-
-fn mode(entry: &Entry) -> Mode {
-    Mode::from_bits_retain(entry.mode)
 }
 
 fn times(entry: &Entry) -> Timestamps {

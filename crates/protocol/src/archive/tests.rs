@@ -57,6 +57,12 @@ fn unpack(stream: &mut impl Read, into: &Path, names: Names) -> Result<(), CopyE
     receive(Target { directory, links, names, owners: false }, stream)
 }
 
+/// The same, with the owners that the archive says.
+fn unpack_all(stream: &mut impl Read, into: &Path, names: Names) -> Result<(), CopyError> {
+    let (directory, links) = (handle(into), Links::Refused);
+    receive(Target { directory, links, names, owners: true }, stream)
+}
+
 fn pack(path: &Path, name: &str) -> Vec<u8> {
     let mut bytes = vec![];
     let source = Source {
@@ -130,7 +136,7 @@ fn tree_returns_as_it_was() {
     made(&from);
     let bytes = pack(&from, "from");
     for names in [Names::Kept, Names::Renamed("again".into()), Names::Kept] {
-        unpack(&mut bytes.as_slice(), &to, names).unwrap();
+        unpack_all(&mut bytes.as_slice(), &to, names).unwrap();
     }
     let mut expected = tree(&from);
     assert!(expected.remove("socket").is_some());
@@ -145,9 +151,14 @@ fn tree_returns_as_it_was() {
     let content = place.path().join("content");
     fs::create_dir(&content).unwrap();
     fs::set_permissions(&content, PermissionsExt::from_mode(0o700)).unwrap();
-    unpack(&mut pack(&from, ".").as_slice(), &content, Names::Content).unwrap();
+    unpack_all(&mut pack(&from, ".").as_slice(), &content, Names::Content).unwrap();
     assert_eq!(tree(&content), expected);
     assert_eq!(content.metadata().unwrap().mode() & 0o7777, 0o700);
+    // Whose programs they are is not known: they set nobody's number.
+    unpack(&mut bytes.as_slice(), &content, Names::Kept).unwrap();
+    let mode = |name: &str| content.join(name).metadata().unwrap().mode() & 0o7777;
+    assert_eq!((mode("program"), mode("from/program")), (0o4751, 0o751));
+    assert_eq!(mode(&format!("from/{}", "n".repeat(200))), 0o750);
 }
 
 /// F3: climbing and absolute names, names through links that the archive brings or that are there, second
