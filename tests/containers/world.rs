@@ -115,7 +115,8 @@ impl World {
     /// The identifiers of the containers that have a directory.
     pub fn ids(&self) -> Vec<String> {
         let entries = fs::read_dir(self.path("data/containers")).into_iter().flatten().flatten();
-        entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
+        let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+        names.filter(|name| name.len() == 64).collect()
     }
 
     /// Directories of containers, directories of sockets, mounts: what containers leave that is left.
