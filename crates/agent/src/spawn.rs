@@ -118,13 +118,11 @@ fn try_run(mut plan: Plan<'_>) -> Result<(), Failure> {
 /// Goes on in a new process, a child of the agent as well, that is among those of the container and has no
 /// right that the program will not have. This one ends when the program begins, which closes what is returned.
 fn appear(report: &OwnedFd) -> io::Result<OwnedFd> {
+    // What the first process is known by, for one, is not for the new one.
+    sys::close_from(3, vec![report.as_raw_fd()]);
     let (begun, until_begun) = pipe_with(PipeFlags::CLOEXEC)?;
     match sys::fork(libc::CLONE_PARENT, None)? {
-        Forked::Child => {
-            drop(begun);
-            sys::close_from(3, vec![report.as_raw_fd(), until_begun.as_raw_fd()]);
-            Ok(until_begun)
-        }
+        Forked::Child => Ok(until_begun),
         Forked::Parent(_) => {
             sys::close_from(0, vec![begun.as_raw_fd()]);
             // Nothing is ever written.

@@ -154,10 +154,10 @@ print('ended', os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 #[test]
 fn process_of_exec_appears_with_the_rights_of_its_program() {
     let script = "
-import os, time
-seen, last, end = set(), os.getpid(), time.time() + 20
+import os
+seen, last = set(), os.getpid()
 print('ready', flush=True)
-while time.time() < end and not os.path.exists('/end'):
+while not os.path.exists('/end'):
     for pid in (last + 1, last + 2):
         while True:
             try:
@@ -174,7 +174,7 @@ print(sorted(seen))
     let line = [&line[..], &["python", "python3", "-c", script]].concat();
     let mut client = spawn(&mut world.vmm(&line), Stdio::null());
     until(client.stdout.as_mut().expect("piped"), "ready\n");
-    for _ in 0..8 {
+    for _ in 0..5 {
         world.ok(&["exec", "one", "true"]);
     }
     world.ok(&["exec", "one", "touch", "/end"]);
