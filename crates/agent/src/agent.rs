@@ -9,6 +9,7 @@ use rustix::io::{Errno, read};
 use rustix::process::{WaitOptions, wait};
 use vmm_protocol::{MAX_DATA, Notice, Order, Refusal, Request, Role, Start, Status};
 
+use crate::cgroup::MemoryEvents;
 use crate::error::Failure;
 use crate::link::Link;
 use crate::process::{Process, Stream};
@@ -37,7 +38,7 @@ pub(crate) struct Agent {
     /// Readable when a child has ended.
     pub(crate) children: OwnedFd,
     /// Reports when the kernel kills for want of memory.
-    memory: Option<OwnedFd>,
+    memory: Option<MemoryEvents>,
     oom_kills: u64,
     sessions: BTreeMap<u64, Session>,
     next_session: u64,
@@ -168,9 +169,8 @@ impl Agent {
     }
 
     fn tell_oom(&mut self) {
-        // A new descriptor has seen everything; the old one would report for ever.
-        self.memory = self.container.cgroup.memory_events().ok();
-        let count = self.container.cgroup.oom_kills();
+        let Some(memory) = &self.memory else { return };
+        let count = memory.oom_kills();
         if count > self.oom_kills {
             self.oom_kills = count;
             self.control.say(&Notice::OomKilled { count });

@@ -3,9 +3,10 @@
 //! There are two. The outer one is the wall: no process is in it, and none of the container can find it, so
 //! that none can change it. The inner one, with the same limits, is what the container sees as the root of all.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::FileExt;
 
 use rustix::fs::{Mode, OFlags};
 use vmm_protocol::Setup;
@@ -26,6 +27,8 @@ const CONTROLLERS: [&str; 4] = ["+memory", "+pids", "+cpu", "+io"];
 pub(crate) struct Cgroup {
     /// The inner one.
     directory: OwnedFd,
+    /// Nothing, with a kernel that does not count memory.
+    events: Option<MemoryEvents>,
 }
 
 impl Cgroup {
@@ -36,7 +39,9 @@ impl Cgroup {
         devices::restrict(open(GROUP)?.as_fd()).context("restrict the use of devices")?;
         enable_controllers(GROUP);
         make(INNER, setup)?;
-        Ok(Self { directory: open(INNER)? })
+        let directory = open(INNER)?;
+        let events = MemoryEvents::open(&directory).ok();
+        Ok(Self { directory, events })
     }
 
     /// For new processes.
@@ -51,7 +56,7 @@ impl Cgroup {
 
     /// How many processes the kernel has killed for want of memory.
     pub(crate) fn oom_kills(&self) -> u64 {
-        value(&self.read("memory.events"), "oom_kill")
+        self.events.as_ref().map_or(0, MemoryEvents::oom_kills)
     }
 
     /// Kills every process of the groups.
@@ -59,10 +64,36 @@ impl Cgroup {
         fs::write(format!("{GROUP}/cgroup.kill"), "1")
     }
 
-    /// The file that reports an exceptional condition when [`Cgroup::oom_kills`] changes.
-    pub(crate) fn memory_events(&self) -> io::Result<OwnedFd> {
+    /// To wait for a change of [`Cgroup::oom_kills`].
+    pub(crate) fn memory_events(&self) -> io::Result<MemoryEvents> {
+        MemoryEvents::open(&self.directory)
+    }
+}
+
+/// What happened for want of memory. Its descriptor reports an exceptional condition from a change on until
+/// it is read, and from the beginning on if it never was.
+#[derive(Debug)]
+pub(crate) struct MemoryEvents(File);
+
+impl MemoryEvents {
+    fn open(directory: &OwnedFd) -> io::Result<Self> {
         let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-        Ok(rustix::fs::openat(&self.directory, "memory.events", flags, Mode::empty())?)
+        let fd = rustix::fs::openat(directory, "memory.events", flags, Mode::empty())?;
+        Ok(Self(fd.into()))
+    }
+
+    /// How many processes the kernel has killed.
+    pub(crate) fn oom_kills(&self) -> u64 {
+        // A few lines of a name and a number.
+        let mut text = [0; 1024];
+        let len = self.0.read_at(&mut text, 0).unwrap_or(0);
+        value(&String::from_utf8_lossy(text.get(..len).unwrap_or_default()), "oom_kill")
+    }
+}
+
+impl AsFd for MemoryEvents {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
 }
 
