@@ -61,8 +61,8 @@ pub enum BootDataError {
     },
 }
 
-/// Writes everything the guest finds in its memory at start: the command line, the ACPI tables or the MP
-/// table, and the start information of the kernel's boot protocol.
+/// Writes everything the guest finds in its memory at start: the command line, the MP table, the ACPI tables
+/// unless it is to do without, and the start information of the kernel's boot protocol.
 ///
 /// With [`Description::Legacy`] the virtio devices are named at the front of the command line.
 ///
@@ -78,12 +78,12 @@ pub fn write_boot_data(mem: &GuestMemory, data: &BootData<'_>) -> Result<Entry, 
     }
     write_cmdline(mem, data)?;
     write_bytes(mem, "the BIOS entry", layout::BIOS_ENTRY, &BIOS_RESTART)?;
+    // Also with ACPI, where it counts for nothing: Linux looks for it all the same, and maps and unmaps the
+    // area of the BIOS for every 16 bytes of it until it is found.
+    mptable::write(mem, data)?;
     let rsdp = match data.description {
         Description::Acpi => Some(acpi::write(mem, data)?),
-        Description::Legacy => {
-            mptable::write(mem, data)?;
-            None
-        }
+        Description::Legacy => None,
     };
     let protocol = data.kernel.protocol();
     let start_info = match protocol {

@@ -1,4 +1,4 @@
-//! The MP table: processors, IOAPIC and interrupt lines for guests without ACPI
+//! The MP table: processors, IOAPIC and interrupt lines for guests that do without ACPI
 //! (Intel MultiProcessor Specification 1.4, chapter 4).
 
 use super::boot_data::{BootDataError, write_bytes};
