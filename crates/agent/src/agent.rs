@@ -1,6 +1,7 @@
 //! The event loop: the control connection, sessions, and children that have ended.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -44,6 +45,8 @@ pub(crate) struct Agent {
     next_session: u64,
     /// The first process was started.
     begun: bool,
+    /// The mounts of the first process: its end does not wait until all of them are undone.
+    pub(crate) mounts: Option<File>,
     scratch: Vec<u8>,
 }
 
@@ -66,6 +69,7 @@ impl Agent {
             sessions: BTreeMap::new(),
             next_session: 0,
             begun: false,
+            mounts: None,
             scratch: vec![0; MAX_DATA],
         }
     }
@@ -226,6 +230,8 @@ impl Agent {
             Role::Init => {
                 let process = Process::start(start, &self.container, None)?;
                 self.begun = true;
+                let pid = process.child.pid.as_raw_nonzero();
+                self.mounts = File::open(format!("/proc/{pid}/ns/mnt")).ok();
                 Ok(process)
             }
             Role::Exec => {

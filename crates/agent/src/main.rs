@@ -77,7 +77,7 @@ fn run() -> Result<(), Failure> {
     };
     let mut agent = Agent::new(container, control, listener, children);
     let served = agent.run().context("serve the host");
-    end(&agent);
+    end(&mut agent);
     served
 }
 
@@ -124,13 +124,14 @@ fn order(control: &mut Link) -> Result<Option<Setup>, Failure> {
 }
 
 /// Kills what still runs, and writes everything to the disks.
-fn end(agent: &Agent) {
+fn end(agent: &mut Agent) {
     // Without control groups there would be no container.
     let _ = agent.container.cgroup.kill();
     let deadline = Instant::now() + PATIENCE;
     while wait(WaitOptions::NOHANG).is_ok() && Instant::now() < deadline {
         std::thread::sleep(Duration::from_millis(1));
     }
+    agent.mounts = None;
     setup::end();
 }
 

@@ -89,8 +89,7 @@ fn root(setup: &Setup) -> Result<(), Failure> {
     let image = mount("/dev/vda", LOWER, "erofs", MountFlags::RDONLY | MountFlags::NODEV, None);
     image.context("mount the image")?;
     if setup.writable_disk && !setup.read_only_root {
-        mount("/dev/vdb", UPPER, "ext4", MountFlags::NODEV, None)
-            .context("mount the writable layer")?;
+        mount_writable().context("mount the writable layer")?;
     } else {
         mount("tmpfs", UPPER, "tmpfs", MountFlags::NODEV, c"mode=0755")
             .context("mount a writable layer")?;
@@ -100,6 +99,21 @@ fn root(setup: &Setup) -> Result<(), Failure> {
     }
     let options = c"lowerdir=/lower,upperdir=/upper/upper,workdir=/upper/work";
     mount("overlay", ROOT, "overlay", none, options).context("mount the root file system")
+}
+
+/// Mounts the file system of the writable layer, without work in its background: its tables of inodes are
+/// zeros already, and its bitmaps can wait until they are needed.
+fn mount_writable() -> rustix::io::Result<()> {
+    let options = [Some(c"noinit_itable,no_prefetch_block_bitmaps"), None];
+    let mut result = Ok(());
+    for options in options {
+        result = mount("/dev/vdb", UPPER, "ext4", MountFlags::NODEV, options);
+        // Kernels before 5.8 know only one of them.
+        if result != Err(rustix::io::Errno::INVAL) {
+            break;
+        }
+    }
+    result
 }
 
 /// Makes a directory, unless it is there from an earlier run.
