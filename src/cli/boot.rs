@@ -20,28 +20,36 @@ pub(super) struct BootArgs {
     machine: PartialConfig,
 }
 
+impl From<PartialConfig> for BootArgs {
+    fn from(machine: PartialConfig) -> Self {
+        Self { config: None, machine }
+    }
+}
+
 pub(super) fn run(args: BootArgs) -> anyhow::Result<Exit> {
     let config = resolve(&args)?;
     for warning in preflight::check(&config)? {
         report::warning(&warning.what, &warning.fix);
     }
-    let outcome = boot(args, config)?;
+    let outcome = boot(args, config, || {})?;
     Ok(Exit::from(&outcome.end))
 }
 
 /// Boots the machine of a container, whose files were looked at before. Whether a guest that powers off
-/// has failed is not known here, so that its last words are always told.
-pub(super) fn run_container(args: BootArgs) -> anyhow::Result<Exit> {
+/// has failed is not known here, so that its last words are always told. `begins` is called right before its
+/// first instruction.
+pub(super) fn run_container(args: BootArgs, begins: impl FnOnce()) -> anyhow::Result<Exit> {
     let config = resolve(&args)?;
-    let outcome = boot(args, config)?;
+    let outcome = boot(args, config, begins)?;
     if outcome.explanation.is_none() {
         report::last_words(&outcome.console);
     }
     Ok(Exit::from(&outcome.end))
 }
 
-fn boot(args: BootArgs, config: VmConfig) -> anyhow::Result<Outcome> {
-    let outcome = control::boot(config, Box::new(move || resolve(&args)), report::note)?;
+fn boot(args: BootArgs, config: VmConfig, begins: impl FnOnce()) -> anyhow::Result<Outcome> {
+    let reread = Box::new(move || resolve(&args));
+    let outcome = control::boot(config, reread, report::note, begins)?;
     if let Some(explanation) = &outcome.explanation {
         report::failure(&outcome.end, explanation);
     }

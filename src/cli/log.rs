@@ -10,7 +10,7 @@ use tracing_subscriber::filter::LevelFilter;
 use first_use::MadeAtFirstUse;
 use limit::LimitedStderr;
 
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 #[command(next_help_heading = "Messages")]
 pub(super) struct LogArgs {
     /// Least severity of the messages on standard error
@@ -22,17 +22,19 @@ pub(super) struct LogArgs {
     log_format: Format,
 }
 
-#[derive(Debug, Clone, Copy, ValueEnum)]
+#[derive(Debug, Default, Clone, Copy, ValueEnum)]
 enum Level {
     Error,
+    #[default]
     Warn,
     Info,
     Debug,
     Trace,
 }
 
-#[derive(Debug, Clone, Copy, ValueEnum)]
+#[derive(Debug, Default, Clone, Copy, ValueEnum)]
 enum Format {
+    #[default]
     Text,
     Json,
 }

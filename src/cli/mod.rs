@@ -19,7 +19,9 @@ use clap::{ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand};
 use vmm_image::inherited;
 
 use crate::container::RunOptions;
+use crate::container::timing::Moment;
 
+use container::Hidden;
 pub use exit::Exit;
 
 const EXAMPLES: &str = "\
@@ -102,12 +104,6 @@ enum Command {
     #[command(flatten)]
     Container(container::Command),
 
-    #[command(hide = true)]
-    Keep(container::KeepArgs),
-
-    #[command(hide = true)]
-    Monitor(Box<container::MonitorArgs>),
-
     /// Get a container image from a registry, a directory or a file
     Pull(images::PullArgs),
 
@@ -134,15 +130,26 @@ pub fn command() -> clap::Command {
 /// Runs the command that `args` (the program's name first) ask for, prints its error if it has
 /// one, and returns the exit status.
 pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let began = Moment::now();
     let args: Vec<OsString> = args.into_iter().collect();
     inherited::hear_of_children();
     // Where there is no /proc, hardly anything can be started.
     let _: Result<_, _> = inherited::keep_files();
+    if let Some(hidden) = container::hidden(&args) {
+        log::LogArgs::default().install();
+        return match hidden {
+            Hidden::Keep(id) => of_command(container::keep(id)),
+            Hidden::Monitor { keeper, flags } => {
+                container::monitor(keeper, flags).unwrap_or_else(|error| report::error(&error))
+            }
+        }
+        .into();
+    }
     let parsed = command()
         .try_get_matches_from(&args)
         .and_then(|mut matches| Cli::from_arg_matches_mut(&mut matches));
     match parsed {
-        Ok(cli) => dispatch(cli).unwrap_or_else(|error| report::error(&error)).into(),
+        Ok(cli) => dispatch(cli, began).unwrap_or_else(|error| report::error(&error)).into(),
         Err(error) => {
             let name = named(&args);
             match report::usage(&error, name) {
@@ -162,17 +169,15 @@ fn named(args: &[OsString]) -> Option<&str> {
 
 /// Whether a command is about images or containers.
 fn is_about_containers(name: &str) -> bool {
-    !["doctor", "monitor"].contains(&name)
+    name != "doctor"
 }
 
-fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
+fn dispatch(cli: Cli, began: Moment) -> anyhow::Result<Exit> {
     cli.log.install();
     match cli.command {
         Some(Command::Doctor(args)) => doctor::run(&args),
-        Some(Command::Run { options, .. }) => Ok(of_command(container::run(*options))),
+        Some(Command::Run { options, .. }) => Ok(of_command(container::run(*options, began))),
         Some(Command::Container(command)) => Ok(of_command(command.run())),
-        Some(Command::Keep(args)) => Ok(of_command(container::keep(&args))),
-        Some(Command::Monitor(args)) => container::monitor(*args),
         Some(Command::Pull(args)) => Ok(of_command(images::pull(args))),
         Some(Command::Images(args)) => Ok(of_command(images::list(&args))),
         Some(Command::Rmi(args)) => Ok(of_command(images::remove(&args))),

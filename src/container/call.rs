@@ -137,7 +137,10 @@ pub fn session(container: &Container, request: &Request) -> io::Result<UnixStrea
     /// The longest answer of the monitor, `OK 4294967295`, and more.
     const MAX_ANSWER: usize = 32;
     let mut socket = UnixStream::connect(container.socket(VSOCK))?;
-    socket.write_all(format!("CONNECT {SESSION_PORT}\n").as_bytes())?;
+    // At once: the monitor passes on what follows the line when it has made the connection.
+    let mut words = format!("CONNECT {SESSION_PORT}\n").into_bytes();
+    push_message(&mut words, request).map_err(io::Error::other)?;
+    socket.write_all(&words)?;
     let mut answer = vec![];
     let mut byte = [0];
     while byte != *b"\n" {
@@ -147,8 +150,5 @@ pub fn session(container: &Container, request: &Request) -> io::Result<UnixStrea
             return Err(io::ErrorKind::InvalidData.into());
         }
     }
-    let mut words = vec![];
-    push_message(&mut words, request).map_err(io::Error::other)?;
-    socket.write_all(&words)?;
     Ok(socket)
 }

@@ -260,7 +260,7 @@ fn understand(peer: Peer, frame: Frame<'_>) -> io::Result<Option<Said>> {
             Tell::Stats(_) | Tell::Processes(_) => None,
         });
     }
-    let ended = |code, oom, error| Some(Said::Ended(Ended { code, oom, error }));
+    let ended = |code, oom, error| Some(Said::Ended(Ended { error, ..Ended::with(code, oom) }));
     Ok(match frame.message().map_err(broken)? {
         Reply::Started { .. } => Some(Said::Started),
         Reply::Credit(bytes) => Some(Said::Credit(bytes)),

@@ -27,6 +27,7 @@ mod state;
 pub mod talk;
 #[cfg(test)]
 pub(crate) mod testing;
+pub mod timing;
 
 use std::io;
 use std::path::{Path, PathBuf};

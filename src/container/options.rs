@@ -144,6 +144,10 @@ pub struct RunOptions {
     #[arg(long, value_name = "FILE", help_heading = "Container")]
     pub cidfile: Option<PathBuf>,
 
+    /// Say at the end how long which step took
+    #[arg(long, help_heading = "Container", conflicts_with = "detach")]
+    pub timing: bool,
+
     /// Not yet: share a directory of the host
     #[arg(short, long, value_name = "SRC:DST", hide = true)]
     pub volume: Vec<String>,

@@ -6,6 +6,8 @@
 use serde::{Deserialize, Serialize};
 use vmm_protocol::{Process, Stats, TerminalSize};
 
+use super::timing::Moments;
+
 /// The name of the keeper's socket.
 pub(super) const SOCKET: &str = "attach.sock";
 
@@ -61,6 +63,15 @@ pub struct Ended {
     pub oom: bool,
     /// Why it could not start, or did not end by itself.
     pub error: Option<Failure>,
+    /// When it came how far.
+    pub moments: Moments,
+}
+
+impl Ended {
+    /// The end of a process that ran.
+    pub fn with(code: u8, oom: bool) -> Self {
+        Self { code, oom, error: None, moments: Moments::default() }
+    }
 }
 
 /// A start, or a machine, that failed.

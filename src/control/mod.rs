@@ -72,7 +72,8 @@ pub struct Outcome {
 /// Builds the machine that `config` describes, runs it to its end and says how it ended. On SIGUSR2
 /// it asks `reread` for a newer configuration.
 ///
-/// `announce` hears what the user has to know of it before it runs, in one line.
+/// `announce` hears what the user has to know of it before it runs, in one line; `begins` is called right
+/// before its first instruction.
 ///
 /// # Errors
 /// The machine could not be built or run; a machine that ran and failed is an [`Outcome`].
@@ -80,6 +81,7 @@ pub fn boot(
     config: VmConfig,
     reread: Reread,
     announce: impl Fn(&str),
+    begins: impl FnOnce(),
 ) -> Result<Outcome, ControlError> {
     trim::share_one_heap();
     let ending = Arc::new(Ending::new().map_err(host("create an eventfd"))?);
@@ -89,6 +91,7 @@ pub fn boot(
         announce(&format!("console is {}", pty.path));
     }
     let mut events = EventLoop::new(&config, &machine, console, &ending)?;
+    begins();
     machine.start()?;
     let mut reload = Reload::new(config, reread);
     let end = match events.run(&machine, &mut reload)? {

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::Write;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use rustix::stdio::stdin;
@@ -19,13 +20,14 @@ use crate::container::call::{Call, KILL_TIME};
 use crate::container::client::{Left, Peer, Streams, attend};
 use crate::container::nouns::PullPolicy;
 use crate::container::talk::Ask;
+use crate::container::timing::Moment;
 use crate::container::{
     Container, ContainerError, Network, RunOptions, Signal, Sources, Spec, machine, start,
 };
 use crate::preflight;
 
 /// Runs a command in a new container.
-pub(in super::super) fn run(mut options: RunOptions) -> anyhow::Result<Exit> {
+pub(in super::super) fn run(mut options: RunOptions, began: Moment) -> anyhow::Result<Exit> {
     check(&mut options)?;
     let containers = containers()?;
     let store = Store::open(StorePaths::new(&containers.paths().data))?;
@@ -58,7 +60,7 @@ pub(in super::super) fn run(mut options: RunOptions) -> anyhow::Result<Exit> {
     if let Some(file) = cidfile {
         file.write(container.spec().id.as_str())?;
     }
-    attend_to(&container, socket, &options)
+    attend_to(&container, socket, &options, began)
 }
 
 /// What does not go together, and what is not there yet.
@@ -170,6 +172,7 @@ fn attend_to(
     container: &Container,
     socket: UnixStream,
     options: &RunOptions,
+    began: Moment,
 ) -> anyhow::Result<Exit> {
     let streams = Streams {
         input: options.interactive && !options.detach,
@@ -180,7 +183,13 @@ fn attend_to(
     };
     let left = attend(socket, Peer::Keeper, &streams, report::note);
     match left.context("hear the keeper of the container")? {
-        Left::Ended(ended) => Ok(exit(&ended)),
+        Left::Ended(ended) => {
+            let exit = exit(&ended);
+            if options.timing {
+                report::note(&timing(&ended.moments.steps(began, Moment::now())));
+            }
+            Ok(exit)
+        }
         Left::Cancelled(signal) => Ok(Exit::Signal(u8::try_from(signal).unwrap_or(0))),
         Left::Detached => {
             if options.detach {
@@ -201,6 +210,14 @@ fn attend_to(
             unread(error)
         }
     }
+}
+
+/// The steps of a container's life and their times, which make up the whole.
+fn timing(steps: &[(&str, Duration)]) -> String {
+    let ms = |time: &Duration| format!("{:.3} ms", time.as_secs_f64() * 1e3);
+    let whole = steps.iter().map(|(_, time)| time).sum::<Duration>();
+    let steps: Vec<_> = steps.iter().map(|(name, time)| format!("{name} {}", ms(time))).collect();
+    format!("timing: {}; whole {}", steps.join(", "), ms(&whole))
 }
 
 /// The file that is told the container's identifier: new, and gone again if there is no container.

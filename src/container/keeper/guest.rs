@@ -15,6 +15,7 @@ use super::super::cgroup;
 use super::super::link::{Link, broken};
 use super::super::machine::VSOCK;
 use super::super::talk::{Ended, Failure, Phase};
+use super::super::timing::{Moment, Moments};
 use super::super::{Container, Spec};
 use super::failed;
 use super::monitor::{Monitor, Obstacle, Watch};
@@ -58,12 +59,15 @@ pub(super) struct Guest {
     pub(super) control: Link,
     /// To the first process.
     pub(super) session: Link,
+    /// When it came how far.
+    pub(super) moments: Moments,
 }
 
 impl Guest {
     /// Starts the machine, and the container's first process in it.
-    pub(super) fn start(container: &Container, plan: Plan<'_>) -> Result<Self, Ended> {
-        let setup = |what: &str, e: io::Error| failed(Phase::Setup, format!("{what}: {e}"));
+    pub(super) fn start(container: &Container, plan: Plan<'_>) -> Result<Self, Box<Ended>> {
+        let setup =
+            |what: &str, e: io::Error| Box::new(failed(Phase::Setup, format!("{what}: {e}")));
         let path = container.socket(&format!("{VSOCK}_{CONTROL_PORT}"));
         let listener = UnixListener::bind(&path).map_err(|e| setup("listen for the agent", e))?;
         let monitor = Monitor::start(plan.program, plan.watches);
@@ -71,26 +75,27 @@ impl Guest {
         let joined = plan.group.map_or(Ok(()), |group| cgroup::add(group, monitor.number()));
         joined.map_err(|e| setup("move the monitor to its control group", e))?;
         let patience = plan.patience;
-        let mut start = Start { monitor: &mut monitor, patience, phase: Phase::Boot };
+        let (phase, moments) = (Phase::Boot, Moments::default());
+        let mut start = Start { monitor: &mut monitor, patience, phase, moments };
         let begun = start.begin(container, &listener);
-        let phase = start.phase;
+        let (phase, moments) = (start.phase, start.moments);
         // Whoever connects from now on is not the agent.
         drop(listener);
-        match begun {
+        let ended = match begun {
             Ok((control, session)) => {
                 monitor.has_started();
-                Ok(Self { monitor, patience, control, session })
+                return Ok(Self { monitor, patience, control, session, moments });
             }
             Err(Obstacle::Refused(kind, what)) => {
-                let ended = failed(phase, what);
-                Err(Ended { code: kind.exit_code(), ..ended })
+                Ended { code: kind.exit_code(), ..failed(phase, what) }
             }
             Err(obstacle) => {
                 let cause = monitor.cause(obstacle);
                 let error = Some(monitor.explain(phase, cause));
-                Err(Ended { error, ..failed(phase, String::new()) })
+                Ended { error, ..failed(phase, String::new()) }
             }
-        }
+        };
+        Err(Box::new(Ended { moments, ..ended }))
     }
 
     /// Readable when the monitor has ended.
@@ -138,6 +143,7 @@ struct Start<'a> {
     patience: Patience,
     /// How far it is.
     phase: Phase,
+    moments: Moments,
 }
 
 impl Start<'_> {
@@ -169,19 +175,27 @@ impl Start<'_> {
         let broken = |what| move |e| Obstacle::Broken(what, e);
         let end = Instant::now() + self.patience.agent;
         let mut control = Link::new(socket).map_err(broken("hear the agent"))?;
-        match self.receive(&mut control, end, "the agent did not say hello")? {
-            Notice::Hello { version: VERSION, .. } => {}
+        let uptime_us = match self.receive(&mut control, end, "the agent did not say hello")? {
+            Notice::Hello { version: VERSION, uptime_us } => uptime_us,
             Notice::Hello { version, .. } => {
                 let text =
                     format!("the agent has version {version} of the protocol, not {VERSION}");
                 return Err(Obstacle::Said(text));
             }
             _ => return Err(Obstacle::Said("the agent did not begin with a hello".to_owned())),
-        }
+        };
+        let heard = Moment::now();
         let order = Order::Setup(Box::new(spec.setup.clone()));
         control.say(&order).map_err(broken("tell the agent what to prepare"))?;
         match self.receive(&mut control, end, "the agent prepared nothing")? {
-            Notice::Ready { .. } => Ok(control),
+            Notice::Ready { stamps } => {
+                // Its first stamp is its first deed, by the clock of its hello.
+                let began = stamps.first().map_or(uptime_us, |stamp| stamp.uptime_us);
+                self.moments.machine = self.monitor.began();
+                self.moments.agent = Some(heard.before(uptime_us.saturating_sub(began)));
+                self.moments.ready = Some(Moment::now());
+                Ok(control)
+            }
             Notice::Failed { what } => Err(Obstacle::Said(printable(&what))),
             _ => Err(Obstacle::Said("the agent spoke out of turn".to_owned())),
         }
@@ -196,7 +210,10 @@ impl Start<'_> {
         let request = Request::Start(Box::new(container.spec().start.clone()));
         session.say(&request).map_err(broken("tell the agent what to run"))?;
         match self.receive(&mut session, end, "the agent started nothing")? {
-            Reply::Started { .. } => Ok(session),
+            Reply::Started { .. } => {
+                self.moments.started = Some(Moment::now());
+                Ok(session)
+            }
             Reply::Refused { kind, what } => Err(Obstacle::Refused(kind, printable(&what))),
             _ => Err(Obstacle::Said("the agent spoke out of turn".to_owned())),
         }

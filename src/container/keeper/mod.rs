@@ -23,6 +23,7 @@ use super::clock::Timestamp;
 use super::log::LOG;
 use super::machine::{make_writable, monitor_arguments};
 use super::talk::{Ended, Failure, Phase, SOCKET};
+use super::timing::{Moment, Moments};
 use super::{Container, ContainerError, Containers, Lock, Status};
 use guest::{Guest, Patience, Plan};
 use monitor::Watch;
@@ -96,15 +97,16 @@ fn run(container: &Container, relay: &mut Relay) -> Ended {
     };
     let mut guest = match Guest::start(container, plan) {
         Ok(guest) => guest,
-        Err(ended) => return ended,
+        Err(ended) => return *ended,
     };
     let running = Status::Running { started: Timestamp::now(), keeper: std::process::id() };
     if let Err(e) = container.set_status(&running) {
         return failed(Phase::Run, described(&e));
     }
     let ended = relay.serve(&mut guest, container.spec());
+    let moments = Moments { exited: Some(Moment::now()), ..guest.moments };
     guest.end(!container.spec().auto_remove);
-    ended
+    Ended { moments, ..ended }
 }
 
 /// How the machine is started, and what ends that.
@@ -153,7 +155,7 @@ fn finish(container: &Container, lock: &Lock, ended: &Ended) -> Result<(), Conta
 
 /// A container that could not be started, or whose machine died.
 fn failed(phase: Phase, cause: String) -> Ended {
-    Ended { code: FAILED, oom: false, error: Some(failure(phase, cause, vec![])) }
+    Ended { error: Some(failure(phase, cause, vec![])), ..Ended::with(FAILED, false) }
 }
 
 fn failure(phase: Phase, cause: String, details: Vec<String>) -> Failure {

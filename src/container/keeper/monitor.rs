@@ -2,7 +2,7 @@
 
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::process::{Child, ChildStderr, Command, Stdio};
+use std::process::{Child, ChildStderr, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -11,6 +11,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use vmm_protocol::{Refusal, printable};
 
 use super::super::talk::{Failure, Phase};
+use super::super::timing::Moment;
 use super::{failure, not_now};
 
 /// How long a monitor may take to end and to say why.
@@ -50,6 +51,8 @@ pub(super) struct Watch {
 pub(super) struct Monitor {
     child: Child,
     pidfd: OwnedFd,
+    /// Where it says when its guest begins.
+    stdout: ChildStdout,
     stderr: ChildStderr,
     /// The last of what it said.
     words: Vec<u8>,
@@ -59,15 +62,19 @@ pub(super) struct Monitor {
 
 impl Monitor {
     pub(super) fn start(mut command: Command, watches: Vec<Watch>) -> io::Result<Self> {
-        let mut child =
-            command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn()?;
         let ready = (|| {
             let stderr = child.stderr.take().ok_or(io::ErrorKind::BrokenPipe)?;
+            let stdout = child.stdout.take().ok_or(io::ErrorKind::BrokenPipe)?;
+            ioctl_fionbio(&stdout, true)?;
             ioctl_fionbio(&stderr, true)?;
-            Ok((pidfd_open(Pid::from_child(&child), PidfdFlags::empty())?, stderr))
+            Ok((pidfd_open(Pid::from_child(&child), PidfdFlags::empty())?, stdout, stderr))
         })();
         match ready {
-            Ok((pidfd, stderr)) => Ok(Self { child, pidfd, stderr, words: vec![], watches }),
+            Ok((pidfd, stdout, stderr)) => {
+                Ok(Self { child, pidfd, stdout, stderr, words: vec![], watches })
+            }
             Err(e) => {
                 // It is of no use. One that has ended needs no killing.
                 let _: io::Result<()> = child.kill();
@@ -75,6 +82,13 @@ impl Monitor {
                 Err(e)
             }
         }
+    }
+
+    /// When the guest began, once it has.
+    pub(super) fn began(&mut self) -> Option<Moment> {
+        let mut text = [0; 32];
+        let len = self.stdout.read(&mut text).ok()?;
+        Moment::parse(std::str::from_utf8(text.get(..len)?).ok()?)
     }
 
     pub(super) fn number(&self) -> u32 {

@@ -24,8 +24,8 @@ const MAX_VISITORS: usize = 64;
 /// Questions to the agent that may be open.
 const MAX_QUESTIONS: usize = 256;
 
-/// How a container ended whose machine was ended because somebody wanted that.
-const KILLED: Ended = Ended { code: 137, oom: false, error: None };
+/// Exit status of a container whose machine was ended because somebody wanted that.
+const KILLED: u8 = 137;
 
 /// What a keeper passes on, and to whom.
 pub(super) struct Relay {
@@ -103,7 +103,7 @@ impl Relay {
             match result {
                 Ok(None) => result = self.step(guest, spec),
                 Ok(Some(ended)) => return ended,
-                Err(_) if self.is_ending() => return KILLED,
+                Err(_) if self.is_ending() => return Ended::with(KILLED, false),
                 Err(e) => {
                     let cause = match e.kind() {
                         io::ErrorKind::InvalidData => format!("the agent makes no sense: {e}"),
@@ -156,7 +156,7 @@ impl Relay {
             self.hear_agent(guest)?;
         }
         if ready.monitor && self.is_ending() {
-            return Ok(Some(KILLED));
+            return Ok(Some(Ended::with(KILLED, false)));
         }
         if ready.monitor {
             let failure = guest.explain("the machine ended".to_owned());
@@ -234,7 +234,7 @@ impl Relay {
                     }
                     Reply::Exited(Exit { status, oom, .. }) => {
                         let code = status.exit_code();
-                        return Ok(Some(Ended { code, oom, error: None }));
+                        return Ok(Some(Ended::with(code, oom)));
                     }
                     _ => return Err(io::ErrorKind::InvalidData.into()),
                 },

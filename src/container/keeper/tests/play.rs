@@ -80,7 +80,7 @@ pub(super) fn start(patience: Patience, act: impl FnOnce(&Agent) + Send) -> Ende
         scope.spawn(|| act(&agent));
         match Guest::start(&place.container, plan(&agent, patience)) {
             Ok(_) => panic!("it has started"),
-            Err(ended) => ended,
+            Err(ended) => *ended,
         }
     })
 }
