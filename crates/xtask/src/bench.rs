@@ -7,6 +7,7 @@ mod aio;
 mod balloon;
 mod block;
 mod boot;
+mod containers;
 mod figure;
 mod flow;
 pub(crate) mod guest;
@@ -33,8 +34,9 @@ use std::path::PathBuf;
 use anyhow::{Context as _, Result, ensure};
 use clap::{Args, ValueEnum};
 
+use crate::images::store::IMPORTER;
 use crate::packages;
-use crate::workspace::{self, Profile};
+use crate::workspace::{self, Profile, Program};
 use figure::Figure;
 use place::{Bundle, Place};
 use record::Records;
@@ -50,7 +52,7 @@ pub(crate) struct BenchArgs {
     /// Only these figures; all when none is named
     #[arg(value_enum)]
     groups: Vec<Group>,
-    /// Measure this program instead of a fresh release build
+    /// Measure this program, with those beside it, instead of a fresh release build
     #[arg(long, value_name = "FILE")]
     vmm: Option<PathBuf>,
     /// So many runs of each kind instead of the usual number
@@ -84,6 +86,8 @@ enum Group {
     Net,
     /// Sockets between guest and host
     Vsock,
+    /// Containers: start, further processes, memory, images; against runc, crun and umoci
+    Containers,
 }
 
 /// What the groups share.
@@ -96,6 +100,8 @@ struct Context {
     directory: PathBuf,
     runs: Option<usize>,
     record: bool,
+    /// Whether the program was named, and so are those beside it.
+    named: bool,
 }
 
 /// Measures, prints the table and writes `summary.json`.
@@ -143,6 +149,7 @@ impl Group {
             Self::Block => block::figures(context, records),
             Self::Net => network::figures(context, records),
             Self::Vsock => vsock::figures(context, records),
+            Self::Containers => containers::figures(context, records),
         }
     }
 }
@@ -159,12 +166,24 @@ impl Context {
         fs::create_dir_all(&directory)
             .with_context(|| format!("create {}", directory.display()))?;
         let place = Place::of_this_machine(&vmm);
-        Ok(Self { vmm, place, directory, runs: arguments.runs, record: arguments.record })
+        let (runs, record, named) = (arguments.runs, arguments.record, arguments.vmm.is_some());
+        Ok(Self { vmm, place, directory, runs, record, named })
     }
 
     /// Files for the measurements of `group`.
     fn bundle(&self, group: &str) -> Result<Bundle> {
         Bundle::new(self.directory.join(group), &self.vmm)
+    }
+
+    /// The programs that the measured one finds beside itself, by name.
+    fn helpers(&self) -> Result<Vec<(String, PathBuf)>> {
+        if self.named {
+            let beside = |name: &str| (name.to_owned(), self.vmm.with_file_name(name));
+            return Ok(vec![beside("vmm-agent"), beside(IMPORTER)]);
+        }
+        let programs = workspace::build_programs(Profile::Release)?.into_iter();
+        let others = programs.filter(|program| program.name != place::VMM);
+        Ok(others.map(|Program { name, path }| (name, path)).collect())
     }
 
     /// How many runs of each kind, where `usual` are made unless told otherwise.

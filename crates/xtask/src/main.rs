@@ -67,8 +67,8 @@ enum Top {
     Test(test::TestArgs),
     /// Measure the figures of docs/performance.md
     ///
-    /// Each is measured against QEMU's smallest machine in the same run; a missed goal is reported,
-    /// not failed. Examples:
+    /// Each is measured against QEMU's smallest machine in the same run, containers against runc and
+    /// crun; a missed goal is reported, not failed. Examples:
     ///   cargo xtask bench                everything; writes summary.json below target/bench/
     ///   cargo xtask bench null memory    only these
     #[command(verbatim_doc_comment)]

@@ -25,5 +25,6 @@ mod signals;
 mod sources;
 mod table;
 mod terminals;
+mod timing;
 mod users;
 mod world;

@@ -23,7 +23,7 @@ pub(super) const NULL: &str = "memory-null";
 const RUNS: usize = 5;
 
 /// After this long nothing changes any more.
-const SETTLE: Duration = Duration::from_secs(2);
+pub(super) const SETTLE: Duration = Duration::from_secs(2);
 
 /// The most by which the guest's mapping grows when the kernel joins it with others.
 const NEIGHBOUR_KIB: u64 = 1024;
@@ -102,9 +102,7 @@ fn measure(
         let mut run = inside.start(arm, &guest(arm))?;
         until_up(&mut run)?;
         std::thread::sleep(SETTLE);
-        let path = format!("/proc/{}/smaps", run.pid());
-        let maps = fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
-        let own = Overhead::parse(&maps, MEMORY_MIB << 10)?;
+        let own = Overhead::read(run.pid(), MEMORY_MIB << 10)?;
         run.kill()?;
         let mib = |kib: u64| kib as f64 / 1024.0;
         inside.sample(&series(group, "PSS"), arm, mib(own.pss), counts)?;
@@ -114,12 +112,24 @@ fn measure(
 
 /// Memory of a monitor beyond its guest's, in KiB.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Overhead {
-    pss: u64,
+pub(super) struct Overhead {
+    pub(super) pss: u64,
     private_dirty: u64,
+    /// Proportional set size of the guest's memory.
+    pub(super) guest: u64,
 }
 
 impl Overhead {
+    /// What the process `pid` takes beyond the memory of its guest of `guest` KiB; 0 for none.
+    ///
+    /// # Errors
+    /// It has ended, or the guest's memory cannot be told from the rest.
+    pub(super) fn read(pid: u32, guest: u64) -> Result<Self> {
+        let path = format!("/proc/{pid}/smaps");
+        let maps = fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
+        Self::parse(&maps, guest)
+    }
+
     /// Sums up /proc/PID/smaps (proc(5)), without the one mapping of `guest` KiB. The kernel may have
     /// joined it with a neighbour, all of which then counts as the monitor's.
     fn parse(maps: &str, guest: u64) -> Result<Self> {
@@ -132,20 +142,22 @@ impl Overhead {
             let value = || value.parse::<u64>().with_context(|| format!("read \"{line}\""));
             match name {
                 "Size:" => {
-                    let neighbour =
-                        value()?.checked_sub(guest).filter(|more| *more < NEIGHBOUR_KIB);
+                    let neighbour = value()?
+                        .checked_sub(guest)
+                        .filter(|more| guest > 0 && *more < NEIGHBOUR_KIB);
                     is_guest = neighbour.is_some();
                     guests += u64::from(is_guest);
                     own.pss += neighbour.unwrap_or(0);
                     own.private_dirty += neighbour.unwrap_or(0);
                 }
-                "Pss:" if !is_guest => own.pss += value()?,
+                "Pss:" if is_guest => own.guest += value()?,
+                "Pss:" => own.pss += value()?,
                 "Private_Dirty:" if !is_guest => own.private_dirty += value()?,
                 _ => {}
             }
         }
         anyhow::ensure!(
-            guests == 1,
+            guests == u64::from(guest > 0),
             "cannot tell the guest's memory from the monitor's: {guests} mappings of {guest} KiB"
         );
         Ok(own)
@@ -175,14 +187,16 @@ Private_Dirty:        12 kB
     #[test]
     fn mapping_of_the_guest_is_left_out() {
         let own = Overhead::parse(MAPS, 131_072).unwrap();
-        assert_eq!(own, Overhead { pss: 712, private_dirty: 20 });
+        assert_eq!(own, Overhead { pss: 712, private_dirty: 20, guest: 30_000 });
+        let own = Overhead::parse(MAPS, 0).unwrap();
+        assert_eq!(own, Overhead { pss: 30_712, private_dirty: 30_020, guest: 0 });
     }
 
     #[test]
     fn neighbour_that_was_joined_with_the_guest_counts() {
         let maps = MAPS.replace("131072 kB", "131092 kB");
         let own = Overhead::parse(&maps, 131_072).unwrap();
-        assert_eq!(own, Overhead { pss: 732, private_dirty: 40 });
+        assert_eq!(own, Overhead { pss: 732, private_dirty: 40, guest: 30_000 });
     }
 
     #[test]

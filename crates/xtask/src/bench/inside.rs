@@ -10,7 +10,7 @@ use super::monitor::{Guest, Network};
 use super::place::VMM;
 use super::record::{Arm, Recorder};
 use super::run::{self, Run, ms};
-use super::{balloon, block, boot, idle, network, null_guest, reads, vsock};
+use super::{balloon, block, boot, containers, idle, network, null_guest, reads, vsock};
 use crate::command;
 
 /// Arguments of the hidden subcommand.
@@ -52,6 +52,8 @@ pub(crate) fn run(arguments: InsideArgs) -> Result<()> {
         vsock::GROUP => vsock::inside(&mut inside),
         vsock::PLAIN => vsock::plain_guest(&inside),
         balloon::GROUP => balloon::inside(&mut inside),
+        containers::GROUP => containers::inside(&mut inside),
+        containers::CONVERSION => containers::inside_conversion(&mut inside),
         _ => bail!("no measurements named {group}"),
     }
 }

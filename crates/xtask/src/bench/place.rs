@@ -67,6 +67,8 @@ impl Place {
 /// The files of one group of measurements, in a directory that is made anew for each run.
 pub(super) struct Bundle {
     directory: PathBuf,
+    /// Disks of the emulated host: artifacts, and a store of images.
+    disks: Option<(PathBuf, PathBuf)>,
 }
 
 impl Bundle {
@@ -83,7 +85,7 @@ impl Bundle {
         }
         fs::create_dir_all(&directory)
             .with_context(|| format!("create {}", directory.display()))?;
-        let bundle = Self { directory };
+        let bundle = Self { directory, disks: None };
         bundle.copy(VMM, vmm)?;
         bundle.copy(XTASK, Path::new(THIS_PROGRAM))?;
         Ok(bundle)
@@ -92,6 +94,11 @@ impl Bundle {
     /// The path of the file `name`.
     pub(super) fn path(&self, name: &str) -> PathBuf {
         self.directory.join(name)
+    }
+
+    /// Gives the emulated host a disk of artifacts and one with a store of images.
+    pub(super) fn equip(&mut self, artifacts: PathBuf, store: PathBuf) {
+        self.disks = Some((artifacts, store));
     }
 
     /// Adds the file `source` under `name`.
@@ -134,6 +141,7 @@ impl Bundle {
         job.command.extend(words(group, runs, &inside).map(Into::into));
         job.copy.push((self.directory.clone(), inside));
         job.timeout = Some(TIMEOUT);
+        (job.artifacts, job.store) = self.disks.clone().unzip();
         job.relay_to(records, &mut io::stderr())
     }
 
