@@ -67,7 +67,7 @@ pub(in super::super) fn run(mut options: RunOptions, began: Moment) -> anyhow::R
 fn check(options: &mut RunOptions) -> anyhow::Result<()> {
     if !options.volume.is_empty() {
         bail!(
-            "-v is not there yet: a container shares no directory with the host; copy by \
+            "-v is not there yet: a container shares no directory with the host; copy by `vmm cp`, or \
              `tar -c DIR | vmm exec -i CONTAINER tar -x`"
         );
     }
