@@ -202,6 +202,8 @@ impl Monitor {
                 self.kill();
                 what.to_owned()
             }
+            // A machine that is about to end says more.
+            Obstacle::Broken(..) if self.has_ended() => self.cause(Obstacle::Died),
             Obstacle::Broken(what, e) => format!("{what}: {e}"),
         }
     }
