@@ -5,8 +5,9 @@
 //! `cargo test` cannot promise them a KVM that runs guest kernels.
 
 use std::io::{self, Write};
+use std::iter;
 use std::path::PathBuf;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
@@ -41,9 +42,8 @@ const MEMORY_MIB: u32 = 6144;
 /// Longer than all guest tests together take on the slowest machine we know.
 const TIMEOUT: Duration = Duration::from_secs(60 * 60);
 
-/// The tests of one emulated host, as arguments of the test programs: those of containers take as long as
-/// all others.
-const SHARES: [&[&str]; 2] = [&["--skip", "containers::"], &["containers::"]];
+/// Emulated hosts that share all guest tests: as many as the smallest machine we know has processors.
+const SHARES: usize = 2;
 
 /// Runs the programs in `$1` with the other arguments; fails if one does.
 const RUN_ALL: &str = r#"
@@ -119,17 +119,21 @@ fn native(filter: Option<&str>) -> Result<Totals> {
     Ok(counter.totals(status.success()))
 }
 
-/// Runs the tests that boot guests: those that are asked for in one emulated host, all of them in one
-/// for each of [`SHARES`], at the same time.
+/// Runs the tests that boot guests: those that are asked for in one emulated host, all of them in
+/// [`SHARES`] hosts at the same time.
 fn guest(filter: Option<&str>) -> Result<Totals> {
-    let job = guest_job()?;
-    let shares: Vec<Job> = match filter {
-        Some(filter) => vec![with_arguments(&job, &[filter])],
-        None => SHARES.iter().map(|share| with_arguments(&job, share)).collect(),
+    let tests = workspace::guest_tests()?;
+    ensure!(!tests.is_empty(), "the workspace declares no tests that boot guests");
+    let programs = workspace::build_guest_tests(&tests)?;
+    let shares = match filter {
+        Some(filter) => vec![vec![filter.to_owned()]],
+        None => shares(&names(&programs)?),
     };
+    let job = guest_job(programs)?;
+    let jobs: Vec<Job> = shares.iter().map(|share| with_arguments(&job, share)).collect();
     let mut sum = Totals::default();
     thread::scope(|scope| {
-        let (first, others) = shares.split_first().context("there is a share")?;
+        let (first, others) = jobs.split_first().context("there is a share")?;
         let others: Vec<_> = others.iter().map(|job| scope.spawn(|| kept_back(job))).collect();
         sum += relay(first, &mut io::stdout(), &mut io::stderr());
         for other in others {
@@ -141,11 +145,30 @@ fn guest(filter: Option<&str>) -> Result<Totals> {
     })
 }
 
-/// The job that runs all programs with the arguments that are added to its command.
-fn guest_job() -> Result<Job> {
-    let tests = workspace::guest_tests()?;
-    ensure!(!tests.is_empty(), "the workspace declares no tests that boot guests");
-    let programs = workspace::build_guest_tests(&tests)?;
+/// The names of all tests in `programs`, in their order.
+fn names(programs: &[Program]) -> Result<Vec<String>> {
+    let mut names = vec![];
+    for program in programs {
+        let list = command::stdout(Command::new(&program.path).arg("--list"))?;
+        let list = String::from_utf8_lossy(&list).into_owned();
+        names
+            .extend(list.lines().filter_map(|line| line.strip_suffix(": test")).map(str::to_owned));
+    }
+    ensure!(!names.is_empty(), "the programs list no tests");
+    Ok(names)
+}
+
+/// Arguments of the test programs for each share: tests take turns, as those with like names take about
+/// as long.
+fn shares(names: &[String]) -> Vec<Vec<String>> {
+    let share = |first: usize| names.iter().skip(first).step_by(SHARES).cloned();
+    (0..SHARES)
+        .map(|first| iter::once("--exact".to_owned()).chain(share(first)).collect())
+        .collect()
+}
+
+/// The job that runs all of `programs` with the arguments that are added to its command.
+fn guest_job(programs: Vec<Program>) -> Result<Job> {
     let mut job = Job::new(["sh", "-c", RUN_ALL, "tests", PROGRAMS]);
     for Program { name, path } in programs {
         job.copy.push((path, PathBuf::from(PROGRAMS).join(name)));
@@ -157,7 +180,7 @@ fn guest_job() -> Result<Job> {
     Ok(job)
 }
 
-fn with_arguments(job: &Job, arguments: &[&str]) -> Job {
+fn with_arguments(job: &Job, arguments: &[String]) -> Job {
     let mut job = job.clone();
     job.command.extend(arguments.iter().map(Into::into));
     job
@@ -179,4 +202,19 @@ fn relay(job: &Job, stdout: &mut dyn Write, stderr: &mut dyn Write) -> Totals {
         let _ = writeln!(stderr, "test: {error:#}");
     }
     counter.totals(matches!(ended, Ok(0)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_test_is_in_one_share_by_its_whole_name() {
+        let names: Vec<String> = (0..7).map(|n| format!("m::t{n}")).collect();
+        let shares = shares(&names);
+        assert!(shares.iter().all(|share| share[0] == "--exact" && share.len() > 7 / SHARES));
+        let mut all: Vec<_> = shares.iter().flat_map(|share| &share[1..]).cloned().collect();
+        all.sort();
+        assert_eq!(all, names);
+    }
 }
