@@ -42,8 +42,12 @@ pub(super) fn monitor_arguments(container: &Container) -> Vec<OsString> {
     line.flag("--console", "off");
     // The agent sets the addresses; the kernel would wait for the network first.
     // Nor is there a use for the interface that a built-in driver makes. Mounts and control groups wait for
-    // grace periods, one after the other; with a processor or a few these are had at once.
-    line.flag("--append", "ip=off dummy.numdummies=0 rcupdate.rcu_expedited=1");
+    // grace periods, one after the other; with a processor or a few these are had at once. What the kernel says
+    // before it has found its console is said all the same.
+    line.flag(
+        "--append",
+        "ip=off dummy.numdummies=0 rcupdate.rcu_expedited=1 earlycon=uart8250,io,0x3f8",
+    );
     line.flag("--cpus", spec.cpus.count().to_string());
     line.flag("--memory", MemorySize::from_bytes(guest_memory(spec.memory.0)).to_string());
     line.keys("--disk", &[("path", spec.sources.rootfs.as_os_str()), ("readonly", "on".as_ref())]);
