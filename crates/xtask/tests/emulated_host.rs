@@ -91,13 +91,13 @@ fn store_of_images_was_filled_before_and_can_be_written() {
 /// The peers that container semantics are compared with run an image unpacked by umoci.
 #[test]
 fn image_runs_in_runc_and_in_crun() {
-    let unpack = "umoci unpack --image /srv/vmm/images/busybox:latest /root/peers && \
-                  cd /root/peers && sed -i 's/\"terminal\": true/\"terminal\": false/' config.json && \
+    let unpack = "umoci unpack --image /srv/vmm/images/busybox:latest /srv/peers && \
+                  cd /srv/peers && sed -i 's/\"terminal\": true/\"terminal\": false/' config.json && \
                   sed -i 's/\"sh\"/\"sh\",\"-c\",\"exit 42\"/' config.json";
     assert!(Command::new("sh").args(["-c", unpack]).status().unwrap().success());
     for runtime in ["runc", "crun"] {
         let mut run = Command::new(runtime);
-        let status = run.args(["run", "--bundle", "/root/peers", "peer"]).status().unwrap();
+        let status = run.args(["run", "--bundle", "/srv/peers", "peer"]).status().unwrap();
         assert_eq!(status.code(), Some(42), "{runtime}");
     }
 }

@@ -197,12 +197,13 @@ impl World {
 /// The configuration of a bundle.
 fn config(rootfs: &Path, args: &[&str]) -> Result<Value> {
     let mut config: Value = serde_json::from_str(CONFIG).context("read the bundles' form")?;
-    let mut fill = |at: &str, value: Value| -> Result<()> {
-        *config.pointer_mut(at).with_context(|| format!("the bundles' form has no {at}"))? = value;
+    let mut fill = |object: &str, key: &str, value: Value| -> Result<()> {
+        let place = config.get_mut(object).and_then(|object| object.get_mut(key));
+        *place.with_context(|| format!("the bundles' form has no {object}.{key}"))? = value;
         Ok(())
     };
-    fill("/process/args", json!(args))?;
-    fill("/root/path", json!(rootfs))?;
+    fill("process", "args", json!(args))?;
+    fill("root", "path", json!(rootfs))?;
     Ok(config)
 }
 
@@ -231,8 +232,8 @@ mod tests {
     #[test]
     fn bundles_are_filled_in() {
         let config = config(Path::new("/r"), &["true"]).unwrap();
-        assert_eq!(config.pointer("/process/args/0"), Some(&json!("true")));
-        assert_eq!(config.pointer("/root/path"), Some(&json!("/r")));
+        assert_eq!(config["process"]["args"][0], "true");
+        assert_eq!(config["root"]["path"], "/r");
     }
 
     #[test]
