@@ -79,6 +79,13 @@ struct Cli {
     command: Option<Command>,
 
     #[command(flatten)]
+    flags: Flags,
+}
+
+/// What may be said without a command.
+#[derive(Debug, Parser)]
+struct Flags {
+    #[command(flatten)]
     boot: boot::BootArgs,
 
     #[command(flatten)]
@@ -145,10 +152,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
         .into();
     }
-    let parsed = command()
-        .try_get_matches_from(&args)
-        .and_then(|mut matches| Cli::from_arg_matches_mut(&mut matches));
-    match parsed {
+    match parse(&args) {
         Ok(cli) => dispatch(cli, began).unwrap_or_else(|error| report::error(&error)).into(),
         Err(error) => {
             let name = named(&args);
@@ -159,6 +163,22 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             }
         }
     }
+}
+
+/// What a command line asks for. A line of flags alone is read without describing the commands, which would
+/// take longer than reading it; whatever else is said about it, the whole description says.
+fn parse(args: &[OsString]) -> Result<Cli, clap::Error> {
+    if args.get(1).is_some_and(|first| first.as_encoded_bytes().starts_with(b"-"))
+        && let Ok(flags) = Flags::try_parse_from(args)
+    {
+        return Ok(Cli { command: None, flags });
+    }
+    parse_whole(args)
+}
+
+fn parse_whole(args: &[OsString]) -> Result<Cli, clap::Error> {
+    let mut matches = command().try_get_matches_from(args)?;
+    Cli::from_arg_matches_mut(&mut matches)
 }
 
 /// The command that a command line names.
@@ -173,7 +193,8 @@ fn is_about_containers(name: &str) -> bool {
 }
 
 fn dispatch(cli: Cli, began: Moment) -> anyhow::Result<Exit> {
-    cli.log.install();
+    let Flags { boot, log } = cli.flags;
+    log.install();
     match cli.command {
         Some(Command::Doctor(args)) => doctor::run(&args),
         Some(Command::Run { options, .. }) => Ok(of_command(container::run(*options, began))),
@@ -182,7 +203,7 @@ fn dispatch(cli: Cli, began: Moment) -> anyhow::Result<Exit> {
         Some(Command::Images(args)) => Ok(of_command(images::list(&args))),
         Some(Command::Rmi(args)) => Ok(of_command(images::remove(&args))),
         Some(Command::System(args)) => Ok(of_command(system::run(&args))),
-        None => boot::run(cli.boot),
+        None => boot::run(boot),
     }
 }
 
@@ -202,6 +223,29 @@ mod tests {
     #[test]
     fn command_line_is_well_formed() {
         command().debug_assert();
+    }
+
+    #[test]
+    fn flags_alone_mean_what_they_mean_beside_the_commands() {
+        let parsed = |parse: fn(&[OsString]) -> Result<Cli, clap::Error>, line: &str| {
+            let args: Vec<_> = line.split(' ').map(OsString::from).collect();
+            parse(&args).map(|cli| format!("{cli:?}")).map_err(|error| error.to_string())
+        };
+        let lines = [
+            "vmm --kernel vmlinux --memory 1G --disk path=a --log-level debug",
+            "vmm --kernel vmlinux run",
+            "vmm --memory 1X",
+            "vmm --nosuch",
+            "vmm --version",
+            "vmm --help",
+            "vmm -- run",
+            "vmm run image",
+            "vmm doctor",
+            "vmm",
+        ];
+        for line in lines {
+            assert_eq!(parsed(parse, line), parsed(parse_whole, line), "{line}");
+        }
     }
 
     #[test]
