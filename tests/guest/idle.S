@@ -1,9 +1,10 @@
 # A guest that has nothing to do: it says so on the serial port, and waits for interrupts that never come.
 
+        .include "pvh.inc"
+
         .set COM1, 0x3f8
         .set PIC1_DATA, 0x21
         .set PIC2_DATA, 0xa1
-        .set XEN_ELFNOTE_PHYS32_ENTRY, 18
 
         .text
         .globl _start
@@ -27,8 +28,4 @@ halt:
         hlt
         jmp     halt
 
-        .section .note.Xen, "a", @note
-        .align  4
-        .long   4, 4, XEN_ELFNOTE_PHYS32_ENTRY
-        .asciz  "Xen"
-        .long   _start
+        pvh_note _start

@@ -2,10 +2,11 @@
 # controller. The letter says by which protocol it was entered: `p` for PVH, `l` for the 64-bit
 # one of Linux. The instructions have the same encoding in 32-bit and 64-bit mode.
 
+        .include "pvh.inc"
+
         .set COM1, 0x3f8
         .set I8042_COMMAND, 0x64
         .set RESET, 0xfe
-        .set XEN_ELFNOTE_PHYS32_ENTRY, 18
         .set START_INFO_MAGIC, 0x336ec578
 
         .text
@@ -31,8 +32,4 @@ halt:
         hlt
         jmp     halt
 
-        .section .note.Xen, "a", @note
-        .align  4
-        .long   4, 4, XEN_ELFNOTE_PHYS32_ENTRY
-        .asciz  "Xen"
-        .long   pvh_start
+        pvh_note pvh_start

@@ -13,13 +13,15 @@ pub fn scratch() -> &'static Path {
 
 /// The path of the guest program `name`, an ELF image.
 ///
-/// The file carries a hash of its source in its name and is renamed into place, so that test
+/// The file carries a hash of its sources in its name and is renamed into place, so that test
 /// programs that run at the same time share it without a lock.
 pub fn guest(name: &str) -> PathBuf {
     let source =
         Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/guest").join(format!("{name}.S"));
     let mut hasher = DefaultHasher::new();
-    fs::read(&source).unwrap().hash(&mut hasher);
+    for path in [&source, &source.with_file_name("pvh.inc")] {
+        fs::read(path).unwrap().hash(&mut hasher);
+    }
     let program = scratch().join(format!("{name}-{:016x}", hasher.finish()));
     if !program.exists() {
         assemble(&source, &program);
@@ -30,7 +32,8 @@ pub fn guest(name: &str) -> PathBuf {
 fn assemble(source: &Path, program: &Path) {
     let unfinished = tempfile::Builder::new().tempfile_in(scratch()).unwrap().into_temp_path();
     let output = Command::new("cc")
-        .args(["-nostdlib", "-static"])
+        .args(["-nostdlib", "-static", "-I"])
+        .arg(source.parent().unwrap())
         .arg("-Wl,-N,-Ttext=0x100000,--build-id=none,--no-warn-rwx-segments")
         .arg("-o")
         .args([unfinished.as_os_str(), source.as_os_str()])

@@ -246,26 +246,19 @@ fn check(rule: (&str, &str, &str), from: &Path, to: &Path, done: Result<u64, Cop
 }
 
 #[test]
-fn copies_out_go_where_docker_says() {
-    for rule in RULES {
+fn copies_go_where_docker_says() {
+    for (rule, out) in RULES.into_iter().flat_map(|rule| [(rule, true), (rule, false)]) {
         let place = place();
         let (host, guest) = (place.path().join("host"), place.path().join("guest"));
         let act = |agent: &mut Agent, request: &Request| honest(agent, &guest, request);
-        let (from, to) = (format!("/{}", rule.0), format!("{}/{}", host.display(), rule.1));
-        let done = with(act, |copy| copy.to_host(&from, Path::new(&to)));
-        check(rule, &guest, &host, done);
-    }
-}
-
-#[test]
-fn copies_in_go_where_docker_says() {
-    for rule in RULES {
-        let place = place();
-        let (host, guest) = (place.path().join("host"), place.path().join("guest"));
-        let act = |agent: &mut Agent, request: &Request| honest(agent, &guest, request);
-        let (from, to) = (format!("{}/{}", host.display(), rule.0), format!("/{}", rule.1));
-        let done = with(act, |copy| copy.to_container(Path::new(&from), &to));
-        check(rule, &host, &guest, done);
+        let within = |path: &str| format!("/{path}");
+        if out {
+            let done = with(act, |copy| copy.to_host(&within(rule.0), &host.join(rule.1)));
+            check(rule, &guest, &host, done);
+        } else {
+            let done = with(act, |copy| copy.to_container(&host.join(rule.0), &within(rule.1)));
+            check(rule, &host, &guest, done);
+        }
     }
 }
 

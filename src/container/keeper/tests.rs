@@ -11,7 +11,7 @@ use vmm_protocol::{Exit, Notice, Refusal, Reply, Stats, Status, VERSION};
 
 use super::super::talk::{Ask, Ended, Phase, Tell};
 use super::guest::Patience;
-use play::{Agent, CONSOLE, Visit, hello, ready, say, serve, start, started};
+use play::{Agent, CONSOLE, Visit, hello, ready, say, serve, serve_unvisited, start, started};
 
 /// What a guest may take where it is not to be late.
 const LONG: Duration = Duration::from_secs(20);
@@ -158,20 +158,16 @@ fn million_messages_before_the_start_cost_one() {
 /// V12: whoever connects as a second agent is heard by nobody.
 #[test]
 fn second_agent_is_not_heard() {
-    let ended = serve(
-        |_| {},
-        |agent| {
-            let (_control, mut session) = agent.begin();
-            let second = UnixStream::connect(agent.control_path());
-            let heard = second.and_then(|mut second| {
-                second.write_all(&say(&hello(VERSION)))?;
-                std::io::Read::read(&mut second, &mut [0])
-            });
-            assert!(heard.is_err(), "{heard:?}");
-            let _ = session.write_all(&say(&exited(3)));
-            agent.hold(&session);
-        },
-    );
+    let ended = serve_unvisited(|agent, _control, mut session| {
+        let second = UnixStream::connect(agent.control_path());
+        let heard = second.and_then(|mut second| {
+            second.write_all(&say(&hello(VERSION)))?;
+            std::io::Read::read(&mut second, &mut [0])
+        });
+        assert!(heard.is_err(), "{heard:?}");
+        let _ = session.write_all(&say(&exited(3)));
+        agent.hold(&session);
+    });
     assert_eq!(ended, Ended::with(3, false));
 }
 
@@ -191,15 +187,11 @@ fn nonsense_while_the_process_runs_ends_it_and_is_told() {
         (vec![1, 9, 0, 0], "the agent fell silent: "),
     ];
     for (bytes, cause) in in_session {
-        let ended = serve(
-            |_| {},
-            |agent| {
-                let (_control, mut session) = agent.begin();
-                let _ = session.write_all(&bytes);
-                let _ = session.shutdown(Shutdown::Write);
-                agent.hold(&session);
-            },
-        );
+        let ended = serve_unvisited(|agent, _control, mut session| {
+            let _ = session.write_all(&bytes);
+            let _ = session.shutdown(Shutdown::Write);
+            agent.hold(&session);
+        });
         assert_told(&ended, Phase::Run, cause);
     }
     let in_control: [(Vec<u8>, &str); 4] = [
@@ -209,15 +201,11 @@ fn nonsense_while_the_process_runs_ends_it_and_is_told() {
         (vec![], "the agent fell silent: "),
     ];
     for (bytes, cause) in in_control {
-        let ended = serve(
-            |_| {},
-            |agent| {
-                let (mut control, session) = agent.begin();
-                let _ = control.write_all(&bytes);
-                let _ = control.shutdown(Shutdown::Write);
-                agent.hold(&session);
-            },
-        );
+        let ended = serve_unvisited(|agent, mut control, session| {
+            let _ = control.write_all(&bytes);
+            let _ = control.shutdown(Shutdown::Write);
+            agent.hold(&session);
+        });
         assert_told(&ended, Phase::Run, cause);
     }
 }
@@ -226,20 +214,16 @@ fn nonsense_while_the_process_runs_ends_it_and_is_told() {
 #[test]
 fn million_tiny_messages_hold_up_nothing() {
     let begin = Instant::now();
-    let ended = serve(
-        |_| {},
-        |agent| {
-            let (mut control, mut session) = agent.begin();
-            let credit = say(&Reply::Credit(u32::MAX)).repeat(1000);
-            let oom = say(&Notice::OomKilled { count: u64::MAX }).repeat(1000);
-            for _ in 0..500 {
-                control.write_all(&oom).expect("taken");
-                session.write_all(&credit).expect("taken");
-            }
-            let _ = session.write_all(&say(&exited(4)));
-            agent.hold(&session);
-        },
-    );
+    let ended = serve_unvisited(|agent, mut control, mut session| {
+        let credit = say(&Reply::Credit(u32::MAX)).repeat(1000);
+        let oom = say(&Notice::OomKilled { count: u64::MAX }).repeat(1000);
+        for _ in 0..500 {
+            control.write_all(&oom).expect("taken");
+            session.write_all(&credit).expect("taken");
+        }
+        let _ = session.write_all(&say(&exited(4)));
+        agent.hold(&session);
+    });
     assert_eq!(ended, Ended::with(4, false));
     assert!(begin.elapsed() < 3 * LONG, "{:?}", begin.elapsed());
 }
@@ -270,14 +254,10 @@ fn exit_that_never_ends_is_ended_by_its_user() {
 /// V12: the first end counts, whatever comes behind it; a guest that does not power off is ended.
 #[test]
 fn first_exit_counts_and_nothing_behind_it_is_heard() {
-    let ended = serve(
-        |_| {},
-        |agent| {
-            let (_control, mut session) = agent.begin();
-            let _ = session.write_all(&[say(&exited(7)), say(&exited(8))].concat());
-            while session.write_all(&[9; 4096]).is_ok() {}
-        },
-    );
+    let ended = serve_unvisited(|_agent, _control, mut session| {
+        let _ = session.write_all(&[say(&exited(7)), say(&exited(8))].concat());
+        while session.write_all(&[9; 4096]).is_ok() {}
+    });
     assert_eq!(ended, Ended::with(7, false));
 }
 

@@ -21,6 +21,14 @@ fn count(path: PathBuf) -> usize {
         .count()
 }
 
+/// Nothing of a container is left, once somebody has looked.
+#[track_caller]
+fn assert_none(containers: &Containers) {
+    assert_eq!(containers.list().expect("listed").len(), 0);
+    assert_eq!(count(containers.paths().containers()), 0);
+    assert_eq!(count(containers.paths().runtime.clone()), 0);
+}
+
 #[test]
 fn container_is_found_by_name_identifier_and_beginning() {
     let (_top, containers) = containers();
@@ -67,9 +75,7 @@ fn container_to_be_removed_is_removed_when_its_keeper_is_dead() {
     let (_container, lock) = containers.create(spec).expect("made");
     assert_eq!(containers.list().expect("listed").len(), 1);
     drop(lock);
-    assert_eq!(containers.list().expect("listed").len(), 0);
-    assert_eq!(count(containers.paths().containers()), 0);
-    assert_eq!(count(containers.paths().runtime.clone()), 0);
+    assert_none(&containers);
 }
 
 /// P2: whatever part of the making or the removal was interrupted, nothing is left.
@@ -81,9 +87,7 @@ fn halves_of_containers_are_removed() {
     assert_eq!(containers.list().expect("listed").len(), 0);
     assert_eq!(count(containers.paths().containers()), 1, "somebody is at it");
     drop(lock);
-    assert_eq!(containers.list().expect("listed").len(), 0);
-    assert_eq!(count(containers.paths().containers()), 0);
-    assert_eq!(count(containers.paths().runtime.clone()), 0);
+    assert_none(&containers);
 }
 
 /// P2: a torn file is no reason to fail.
@@ -174,9 +178,7 @@ fn containers_that_come_and_go_disturb_nobody() {
         done.store(true, Relaxed);
         assert!(joined.iter().all(Result::is_ok));
     });
-    assert_eq!(containers.list().expect("listed").len(), 0);
-    assert_eq!(count(containers.paths().containers()), 0);
-    assert_eq!(count(containers.paths().runtime.clone()), 0);
+    assert_none(&containers);
 }
 
 /// L6: of several that remove a container at once each finds it gone or removes it.

@@ -19,6 +19,15 @@ fn assert_told(ran: &Ran, words: &[&str]) {
     assert!(ran.err().starts_with("vmm: "), "{}", ran.err());
 }
 
+/// A container on that kernel is told to have failed as soon as it has, and nothing is left of it.
+#[track_caller]
+fn assert_soon_told(world: &World, kernel: &str, words: &[&str]) {
+    let wrong = run(world.vmm(&LINE).env("VMM_KERNEL", artifact(kernel)), b"");
+    assert_told(&wrong, words);
+    assert!(!wrong.err().contains("within"), "it was waited for: {}", wrong.err());
+    world.assert_nothing_left();
+}
+
 #[test]
 fn missing_image_is_told() {
     let world = World::new();
@@ -36,8 +45,7 @@ fn missing_kernel_is_told() {
     fs::write(&empty, "").expect("file");
     let wrong = run(world.vmm(&LINE).env("VMM_KERNEL", &empty), b"");
     assert_told(&wrong, &["kernel"]);
-    assert_eq!(world.left().len(), 0);
-    world.wait_for_quiet();
+    world.assert_nothing_left();
 }
 
 /// The minimal kernel can boot, and says in itself what it cannot.
@@ -49,33 +57,23 @@ fn what_a_kernel_lacks_for_containers_is_told_before_it_boots() {
     let lacking = ["CONFIG_PID_NS (", "CONFIG_CGROUPS (", "CONFIG_POSIX_MQUEUE ("];
     assert_told(&wrong, &[&lacking[..], &[other.to_str().expect("text"), "hint: "]].concat());
     assert!(!wrong.err().contains("EROFS"), "{}", wrong.err());
-    assert_eq!(world.left().len(), 0);
-    world.wait_for_quiet();
+    world.assert_nothing_left();
 }
 
 /// In a compressed kernel nobody finds what it lacks: the agent does.
 #[test]
 fn what_a_compressed_kernel_lacks_is_told_with_the_phase() {
     let world = World::new();
-    let other = artifact("kernels/minimal/bzImage");
-    let wrong = run(world.vmm(&LINE).env("VMM_KERNEL", other), b"");
-    assert_told(&wrong, &["agent: ", "control groups"]);
-    assert!(!wrong.err().contains("within"), "it was waited for: {}", wrong.err());
-    assert_eq!(world.left().len(), 0);
-    world.wait_for_quiet();
+    assert_soon_told(&world, "kernels/minimal/bzImage", &["agent: ", "control groups"]);
 }
 
 /// Debian's kernel has all of it, in modules that nothing loads: the agent finds no way to the host.
 #[test]
 fn kernel_without_a_way_to_the_host_is_told_with_its_last_words() {
     let world = World::new();
-    let other = artifact("kernels/debian/vmlinuz");
-    let wrong = run(world.vmm(&LINE).env("VMM_KERNEL", other), b"");
-    let words = ["boot: the guest powered off", "last console lines"];
-    assert_told(&wrong, &[&words[..], &["vmm-agent: connect to the host"]].concat());
-    assert!(!wrong.err().contains("within"), "it was waited for: {}", wrong.err());
-    assert_eq!(world.left().len(), 0);
-    world.wait_for_quiet();
+    let words =
+        ["boot: the guest powered off", "last console lines", "vmm-agent: connect to the host"];
+    assert_soon_told(&world, "kernels/debian/vmlinuz", &words);
 }
 
 #[test]
@@ -105,8 +103,7 @@ fn agent_that_is_none_is_told_with_the_phase_and_the_console() {
     world.enter(&mut command);
     let ran = run(command.args(LINE), b"");
     assert_told(&ran, &["boot: the machine ended", "Kernel panic"]);
-    assert_eq!(world.left().len(), 0);
-    world.wait_for_quiet();
+    world.assert_nothing_left();
 }
 
 #[test]
@@ -117,8 +114,7 @@ fn program_that_cannot_be_run_is_told_and_leaves_nothing() {
         assert_eq!((ran.status, ran.err().lines().count()), (status, 1), "{}", ran.err());
         assert!(ran.err().contains(program), "{}", ran.err());
     }
-    assert_eq!(world.left().len(), 0);
-    world.wait_for_quiet();
+    world.assert_nothing_left();
 }
 
 #[test]

@@ -138,6 +138,13 @@ impl World {
         found
     }
 
+    /// Asserts that no container is left, and waits until its processes have ended.
+    #[track_caller]
+    pub fn assert_nothing_left(&self) {
+        assert_eq!(self.left(), Vec::<PathBuf>::new());
+        self.wait_for_quiet();
+    }
+
     /// The processes that were started for containers of this world, and run.
     pub fn processes(&self) -> Vec<u32> {
         let (data, runtime) = (self.data.path(), self.runtime.path());

@@ -85,6 +85,16 @@ pub(super) fn start(patience: Patience, act: impl FnOnce(&Agent) + Send) -> Ende
     })
 }
 
+/// How a container ends that has started and that nobody attaches to, when `act` plays on with the control
+/// connection and the session.
+pub(super) fn serve_unvisited(act: impl FnOnce(&Agent, UnixStream, UnixStream) + Send) -> Ended {
+    let begun = |agent: &Agent| {
+        let (control, session) = agent.begin();
+        act(agent, control, session);
+    };
+    serve(|_| {}, begun)
+}
+
 /// How a container ends that has started and is attached to by `visit`.
 pub(super) fn serve(visit: impl FnOnce(Visit) + Send, act: impl FnOnce(&Agent) + Send) -> Ended {
     let place = Place::new();
