@@ -66,19 +66,16 @@ fn aligned(header: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
 
 /// What a reader of the table has to know besides it.
 pub(super) fn notes(figures: &[Figure]) -> String {
-    let mut text = String::new();
-    for figure in figures.iter().filter(|figure| figure.is_doubtful()) {
-        let percent = figure.drift.unwrap_or_default() * 100.0;
-        // Writing to a string does not fail.
-        let _ = writeln!(
-            text,
-            "(!) {}: the control drifted by {percent:.0} %, more than {:.0} %: run it again on a \
-             quiet machine",
-            figure.name,
-            MAX_DRIFT * 100.0
-        );
+    let count = figures.iter().filter(|figure| figure.is_doubtful()).count();
+    if count == 0 {
+        return String::new();
     }
-    text
+    let limit = MAX_DRIFT * 100.0;
+    format!(
+        "(!) {count} of {} figures: the control drifted by more than {limit:.0} %, the spread says by how much. Run \
+         them again on a quiet machine.\n",
+        figures.len()
+    )
 }
 
 /// Writes `summary.json`.
@@ -246,7 +243,7 @@ mod tests {
 
     #[test]
     fn drift_is_told() {
-        assert!(notes(&[sample()]).contains("a figure: the control drifted by"));
+        assert!(notes(&[sample(), Figure::exact(1.0)]).starts_with("(!) 1 of 2 figures: "));
         assert!(table(&[sample()]).contains("a figure (!)"));
         assert_eq!(notes(&[Figure::exact(1.0)]), "");
     }
