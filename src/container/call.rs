@@ -58,7 +58,7 @@ impl Call {
             let left = left.and_then(|left| Timespec::try_from(left).ok());
             let mut fds = [PollFd::from_borrowed_fd(self.link.as_fd(), self.link.interest(true))];
             let _ = poll(&mut fds, left.as_ref());
-            self.link.flush()?;
+            self.link.flush();
             if !self.link.fill()? {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }

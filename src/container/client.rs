@@ -133,7 +133,7 @@ impl Client {
                 return Ok(left);
             }
             if said {
-                self.link.flush()?;
+                self.link.flush();
                 let open = self.link.fill()?;
                 if let Some(left) = self.hear()? {
                     return Ok(left);
@@ -154,7 +154,7 @@ impl Client {
         while self.link.waiting() > 0 {
             let fd = PollFd::from_borrowed_fd(self.link.as_fd(), self.link.interest(false));
             let _ = poll(&mut [fd], None);
-            self.link.flush()?;
+            self.link.flush();
         }
         Ok(())
     }
@@ -229,7 +229,7 @@ impl Client {
             None => (typed.to_vec(), false),
         };
         self.credit = self.credit.saturating_sub(passed.len());
-        self.link.pass(Kind::Stdin, &passed)?;
+        self.link.pass(Kind::Stdin, &passed);
         Ok(detached)
     }
 

@@ -1,7 +1,9 @@
 //! A connection that carries frames and never blocks: what is read comes out in whole frames, what is to
-//! be sent waits until the other side takes it.
+//! be sent waits until the other side takes it. A side that takes nothing any more is sent nothing any more,
+//! and is heard to its end: its last words say why.
 
 use std::io::{self, Read, Write};
+use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 
@@ -20,40 +22,47 @@ pub(super) struct Link {
     pub(super) frames: FrameReader,
     out: Vec<u8>,
     sent: usize,
+    /// Whether the other side takes nothing any more.
+    is_deaf: bool,
 }
 
 impl Link {
     pub(super) fn new(socket: UnixStream) -> io::Result<Self> {
         socket.set_nonblocking(true)?;
-        Ok(Self { socket, frames: FrameReader::new(), out: vec![], sent: 0 })
+        Ok(Self { socket, frames: FrameReader::new(), out: vec![], sent: 0, is_deaf: false })
     }
 
     /// Queues a message and sends what the socket takes.
+    ///
+    /// # Errors
+    /// The message is too long for a frame.
     pub(super) fn say(&mut self, message: &impl Serialize) -> io::Result<()> {
         push_message(&mut self.out, message).map_err(io::Error::other)?;
-        self.flush()
+        self.flush();
+        Ok(())
     }
 
     /// Queues bytes of a stream and sends what the socket takes.
-    pub(super) fn pass(&mut self, kind: Kind, bytes: &[u8]) -> io::Result<()> {
+    pub(super) fn pass(&mut self, kind: Kind, bytes: &[u8]) {
         push_data(&mut self.out, kind, bytes);
-        self.flush()
+        self.flush();
     }
 
     /// Sends what the socket takes of what waits.
-    pub(super) fn flush(&mut self) -> io::Result<()> {
+    pub(super) fn flush(&mut self) {
         while let Some(rest) = self.out.get(self.sent..).filter(|rest| !rest.is_empty()) {
+            if self.is_deaf {
+                break;
+            }
             match self.socket.write(rest) {
-                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(count) => self.sent = self.sent.saturating_add(count),
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Ok(count @ 1..) => self.sent = self.sent.saturating_add(count),
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) => return Err(e),
+                Ok(0) | Err(_) => self.is_deaf = true,
             }
         }
         self.out.clear();
         self.sent = 0;
-        Ok(())
     }
 
     /// Reads what is there, a frame or so at a time; `false` at the end of the stream.
@@ -64,6 +73,12 @@ impl Link {
             Err(e) if e.kind() == io::ErrorKind::Interrupted => Ok(true),
             Err(e) => Err(e),
         }
+    }
+
+    /// Ends the connection: both sides find the end of the stream.
+    pub(super) fn hang_up(&mut self) {
+        // It fails for one that has ended.
+        let _ = self.socket.shutdown(Shutdown::Both);
     }
 
     /// Whether so much waits that nothing should be added.
@@ -99,9 +114,9 @@ impl Link {
     }
 
     /// Sends bytes that are no frame.
-    pub(super) fn send_raw(&mut self, bytes: &[u8]) -> io::Result<()> {
+    pub(super) fn send_raw(&mut self, bytes: &[u8]) {
         self.out.extend_from_slice(bytes);
-        self.flush()
+        self.flush();
     }
 }
 

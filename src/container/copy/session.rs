@@ -83,8 +83,7 @@ impl<'a> Session<'a> {
                 };
             }
             self.wait()?;
-            // What cannot be sent any more may have been answered.
-            let _ = self.link.flush();
+            self.link.flush();
             if !self.link.fill().is_ok_and(|open| open) {
                 return Err(CopyError::Gone);
             }
@@ -147,11 +146,7 @@ impl Write for Session<'_> {
         }
         let len = bytes.len().min(self.credit);
         self.credit = self.credit.saturating_sub(len);
-        let passed = self.link.pass(Kind::Stdin, bytes.get(..len).unwrap_or_default());
-        while passed.is_err() {
-            // Why is in what came before the end.
-            self.hear_credit().map_err(io::Error::other)?;
-        }
+        self.link.pass(Kind::Stdin, bytes.get(..len).unwrap_or_default());
         self.count(len);
         Ok(len)
     }

@@ -222,7 +222,7 @@ impl Start<'_> {
     /// Asks the monitor for the agent's port (Firecracker's convention).
     fn connect(&mut self, link: &mut Link, end: Instant) -> Result<(), Obstacle> {
         let broken = |e| Obstacle::Broken("connect to the agent", e);
-        link.send_raw(format!("CONNECT {SESSION_PORT}\n").as_bytes()).map_err(broken)?;
+        link.send_raw(format!("CONNECT {SESSION_PORT}\n").as_bytes());
         let mut line = vec![];
         while !link.read_line(&mut line, 64).map_err(broken)? {
             let late = ("the agent did not answer", self.patience.agent);
@@ -246,7 +246,7 @@ impl Start<'_> {
             }
             let interest = link.interest(true);
             self.monitor.wait_for((link.as_fd(), interest), end, (late, self.patience.agent))?;
-            link.flush().map_err(deaf)?;
+            link.flush();
             if !link.fill().map_err(deaf)? {
                 return Err(deaf(io::ErrorKind::UnexpectedEof.into()));
             }

@@ -138,7 +138,7 @@ impl Relay {
             guest.listen();
         }
         if ready.session {
-            guest.session.flush()?;
+            guest.session.flush();
             // One that has hung up sends no more than what is on its way.
             let open = !(reads || ready.hangup) || guest.session.fill()?;
             if let Some(exit) = self.hear_session(guest)? {
@@ -149,7 +149,7 @@ impl Relay {
             }
         }
         if ready.control {
-            guest.control.flush()?;
+            guest.control.flush();
             if !guest.control.fill()? {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
@@ -248,7 +248,7 @@ impl Relay {
         if let Some(log) = &mut self.log {
             let _: Result<_, _> = log.append(stream, text);
         }
-        self.visitors.retain_mut(|visitor| visitor.show(kind, text).is_ok());
+        self.visitors.iter_mut().for_each(|visitor| visitor.show(kind, text));
     }
 
     fn hear_agent(&mut self, guest: &mut Guest) -> io::Result<()> {
@@ -260,7 +260,9 @@ impl Relay {
                 _ => return Err(io::ErrorKind::InvalidData.into()),
             };
             let asker = self.asked.pop_front().ok_or(io::ErrorKind::InvalidData)?;
-            self.visitors.retain_mut(|v| v.number() != asker || v.tell(&answer).is_ok());
+            if let Some(visitor) = self.visitors.iter_mut().find(|v| v.number() == asker) {
+                visitor.tell(&answer);
+            }
         }
         Ok(())
     }
@@ -281,8 +283,7 @@ impl Relay {
         let stays = visitor.hear(&mut asks).unwrap_or(false);
         for ask in asks {
             match ask {
-                // Who cannot be told is noticed when it is heard next.
-                Ask::Attach { .. } => drop(visitor.tell(&Tell::Started)),
+                Ask::Attach { .. } => visitor.tell(&Tell::Started),
                 // A guest that takes nothing in is sent no more than it can have.
                 Ask::Resize(_) | Ask::Signal(_) if guest.session.is_behind() => {}
                 Ask::Resize(size) => guest.session.say(&Request::Resize(size))?,
@@ -331,7 +332,7 @@ impl Relay {
         let count = self.credit.min(self.input.len());
         let now: Vec<u8> = self.input.drain(..count).collect();
         self.credit = self.credit.saturating_sub(count);
-        guest.session.pass(Kind::Stdin, &now)?;
+        guest.session.pass(Kind::Stdin, &now);
         if self.input.is_empty() && std::mem::take(&mut self.input_ends) {
             guest.session.say(&Request::StdinEof)?;
         }
@@ -339,7 +340,7 @@ impl Relay {
     }
 
     fn tell_all(&mut self, message: &Tell) {
-        self.visitors.retain_mut(|visitor| visitor.tell(message).is_ok());
+        self.visitors.iter_mut().for_each(|visitor| visitor.tell(message));
     }
 
     /// Tells everybody that it is over, and waits until they have heard, are gone, or the keeper is told to
@@ -354,7 +355,7 @@ impl Relay {
             }
             let fds = self.visitors.iter().map(|visitor| (visitor.as_fd(), PollFlags::OUT));
             poll_all(fds.chain([(self.signals.as_fd(), PollFlags::IN)]), None);
-            self.visitors.retain_mut(|visitor| visitor.flush().is_ok());
+            self.visitors.iter_mut().for_each(Visitor::flush);
         }
     }
 }

@@ -7,7 +7,7 @@ use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-use vmm_protocol::{Exit, Notice, Refusal, Reply, Stats, Status, VERSION};
+use vmm_protocol::{Exit, INITIAL_CREDIT, Notice, Refusal, Reply, Stats, Status, VERSION};
 
 use super::super::talk::{Ask, Ended, Phase, Tell};
 use super::guest::Patience;
@@ -259,6 +259,48 @@ fn first_exit_counts_and_nothing_behind_it_is_heard() {
         while session.write_all(&[9; 4096]).is_ok() {}
     });
     assert_eq!(ended, Ended::with(7, false));
+}
+
+/// A process that ends has its status heard, also when there is input that it did not take.
+#[test]
+fn end_is_heard_behind_input_that_nobody_takes_any_more() {
+    for _ in 0..20 {
+        let ended = serve(
+            |mut visit: Visit| {
+                visit.wait_until_started();
+                visit.send_input(1 << 20, SHORT / 10);
+            },
+            |agent| {
+                let (_control, mut session) = agent.begin();
+                let _ = session.write_all(&say(&Reply::Credit(u32::MAX)));
+                std::thread::sleep(SHORT / 100);
+                let _ = session.write_all(&say(&exited(5)));
+            },
+        );
+        assert_eq!(ended, Ended::with(5, false));
+    }
+}
+
+/// What a command had sent before it was killed is the container's, and so is the end of its input, whatever the
+/// container prints meanwhile.
+#[test]
+fn input_of_a_killed_command_is_taken_to_its_end() {
+    for _ in 0..20 {
+        let ended = serve(
+            |mut visit: Visit| {
+                visit.wait_until_started();
+                visit.send_input(1, SHORT / 700);
+            },
+            |agent| {
+                let (_control, mut session) = agent.begin();
+                let taken = agent.take_input_while_printing(&mut session);
+                assert_eq!(u32::try_from(taken), Ok(INITIAL_CREDIT));
+                let _ = session.write_all(&say(&exited(6)));
+                agent.hold(&session);
+            },
+        );
+        assert_eq!(ended, Ended::with(6, false));
+    }
 }
 
 /// V12: a guest that gives credit without end and takes nothing has little kept for it.

@@ -63,8 +63,7 @@ impl Visitor {
 
     /// Takes what it sends, and hands out what it asks. An error or `false` means that it is gone.
     pub(super) fn hear(&mut self, asks: &mut Vec<Ask>) -> io::Result<bool> {
-        // A command may ask for something and be gone before it was told anything.
-        let told = self.link.flush();
+        self.link.flush();
         let more = self.link.fill()?;
         while let Some(frame) = self.link.frames.next().map_err(broken)? {
             if frame.kind == Kind::Stdin {
@@ -88,15 +87,14 @@ impl Visitor {
             }
             asks.push(ask);
         }
-        told.map(|()| more)
+        Ok(more)
     }
 
     /// Takes its input, and lets it send as much again.
     pub(super) fn take_input(&mut self) -> Vec<u8> {
         let taken = std::mem::take(&mut self.input);
         if let Ok(count @ 1..) = u32::try_from(taken.len()) {
-            // Who cannot be told is noticed when it is heard next.
-            drop(self.link.say(&Tell::Credit(count)));
+            self.tell(&Tell::Credit(count));
         }
         taken
     }
@@ -117,16 +115,21 @@ impl Visitor {
         is_next
     }
 
-    pub(super) fn show(&mut self, kind: Kind, bytes: &[u8]) -> io::Result<()> {
-        if self.output { self.link.pass(kind, bytes) } else { Ok(()) }
+    pub(super) fn show(&mut self, kind: Kind, bytes: &[u8]) {
+        if self.output {
+            self.link.pass(kind, bytes);
+        }
     }
 
-    pub(super) fn tell(&mut self, message: &Tell) -> io::Result<()> {
-        self.link.say(message)
+    /// Who asks for what is too long for a frame is not left waiting.
+    pub(super) fn tell(&mut self, message: &Tell) {
+        if self.link.say(message).is_err() {
+            self.link.hang_up();
+        }
     }
 
-    pub(super) fn flush(&mut self) -> io::Result<()> {
-        self.link.flush()
+    pub(super) fn flush(&mut self) {
+        self.link.flush();
     }
 
     /// Whether it has been sent everything.

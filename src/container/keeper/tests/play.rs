@@ -12,7 +12,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde::Serialize;
 use tempfile::TempDir;
 use vmm_protocol::{
-    CONTROL_PORT, FrameReader, INITIAL_CREDIT, Kind, Notice, Reply, VERSION, push_data,
+    CONTROL_PORT, FrameReader, INITIAL_CREDIT, Kind, Notice, Reply, Request, VERSION, push_data,
     push_message,
 };
 
@@ -238,6 +238,31 @@ impl Agent {
         for _ in 0..count {
             while frames.next().expect("frame").is_none() {
                 assert!(frames.fill_from(&mut &*socket).expect("read") > 0);
+            }
+        }
+    }
+
+    /// Prints and takes input until that ends; returns how much it was.
+    pub(super) fn take_input_while_printing(&self, session: &mut UnixStream) -> usize {
+        let mut line = vec![];
+        push_data(&mut line, Kind::Stdout, b"a line\n");
+        let (mut frames, mut taken, begin) = (FrameReader::new(), 0, Instant::now());
+        session.set_read_timeout(Some(Duration::from_micros(100))).expect("limit");
+        loop {
+            assert!(begin.elapsed() < PATIENCE, "the input has not ended after {taken} bytes");
+            session.write_all(&line).expect("heard");
+            while let Some(frame) = frames.next().expect("frame") {
+                match frame.kind {
+                    Kind::Stdin => taken += frame.payload.len(),
+                    _ => match frame.message().expect("request") {
+                        Request::StdinEof => return taken,
+                        other => panic!("{other:?}"),
+                    },
+                }
+            }
+            match frames.fill_from(session) {
+                Err(e) if e.kind() == ErrorKind::WouldBlock => {}
+                read => assert!(read.expect("read") > 0, "the input did not end"),
             }
         }
     }
