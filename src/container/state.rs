@@ -275,11 +275,14 @@ impl Containers {
     /// Its name is another's; or a file cannot be made, in which case nothing is left.
     pub fn create(&self, spec: Spec) -> Result<(Container, Lock), ContainerError> {
         let _names = self.lock_names()?;
-        if let Some(other) = self.entries()?.into_iter().find(|c| c.spec.name == spec.name) {
-            return Err(ContainerError::NameTaken {
-                name: spec.name.as_str().to_owned(),
-                id: other.spec.id.short().to_owned(),
-            });
+        for other in self.entries()?.into_iter().filter(|other| other.spec.name == spec.name) {
+            // One that was to be removed has its name no longer than its keeper lives.
+            if self.reconcile(&other)?.is_some() {
+                return Err(ContainerError::NameTaken {
+                    name: spec.name.as_str().to_owned(),
+                    id: other.spec.id.short().to_owned(),
+                });
+            }
         }
         let container = self.container(spec);
         make_private(&container.directory)?;
@@ -338,8 +341,9 @@ impl Containers {
     /// # Errors
     /// There is none.
     pub fn get(&self, id: &str) -> Result<Container, ContainerError> {
-        let found = self.entries()?.into_iter().find(|container| container.spec.id.as_str() == id);
-        found.ok_or_else(|| ContainerError::NoSuch(id.to_owned()))
+        let no_such = || ContainerError::NoSuch(id.to_owned());
+        let id = Id::try_from(id.to_owned()).map_err(|_| no_such())?;
+        self.entry(&id)?.ok_or_else(no_such)
     }
 
     /// Finds out whether a container still has a keeper, and if not, does what the keeper would have
@@ -357,18 +361,19 @@ impl Containers {
             Err(error) if is_gone(&error) => return Ok(None),
             Err(error) => return Err(error),
         };
-        let started = match &status {
-            Status::Exited { .. } => {
-                container.remove_running_parts()?;
-                return Ok(Some(status));
-            }
-            Status::Running { started, .. } => Some(*started),
-            Status::Created => None,
-        };
-        if container.spec.auto_remove {
-            container.remove(&lock)?;
+        if container.spec.auto_remove && container.remove(&lock).is_ok() {
             return Ok(None);
         }
+        let started = match status {
+            Status::Exited { .. } => {
+                // What holds on to them is no reason to know nothing of the container, or of others: the
+                // next command tries again, and its removal says why it fails.
+                let _: Result<_, _> = container.remove_running_parts();
+                return Ok(Some(status));
+            }
+            Status::Running { started, .. } => Some(started),
+            Status::Created => None,
+        };
         let status = Status::Exited {
             started,
             finished: Timestamp::now(),
@@ -376,8 +381,8 @@ impl Containers {
             oom: false,
             error: Some("its keeper was killed, and the machine with it".to_owned()),
         };
-        container.remove_running_parts()?;
         container.set_status(&status)?;
+        let _: Result<_, _> = container.remove_running_parts();
         Ok(Some(status))
     }
 
@@ -385,10 +390,14 @@ impl Containers {
     fn entries(&self) -> Result<Vec<Container>, ContainerError> {
         let mut found = vec![];
         for id in self.directories()? {
-            let spec = read_json::<Spec>(&self.paths.containers().join(id.as_str()).join(SPEC))?;
-            found.extend(spec.filter(|spec| spec.id == id).map(|spec| self.container(spec)));
+            found.extend(self.entry(&id)?);
         }
         Ok(found)
+    }
+
+    fn entry(&self, id: &Id) -> Result<Option<Container>, ContainerError> {
+        let spec = read_json::<Spec>(&self.paths.containers().join(id.as_str()).join(SPEC))?;
+        Ok(spec.filter(|spec| spec.id == *id).map(|spec| self.container(spec)))
     }
 
     /// Removes directories whose making or removal was interrupted, also by a power cut: nobody was told

@@ -115,7 +115,7 @@ fn flood_of_an_agent_grows_neither_keeper_nor_log() {
         ["log", "log.old"].map(|name| place.join(name).metadata().map_or(0, |file| file.len()));
     assert!(log.iter().sum::<u64>() > LOG / 2 && log.iter().sum::<u64>() < LOG, "{log:?}");
     world.ok(&["kill", "one"]);
-    assert_eq!(world.ok(&["wait", "one"]), "137");
+    assert_eq!(world.ok(&["wait", "one"]), "137", "{}", world.ok(&["inspect", "one"]));
     world.ok(&["rm", "one"]);
     world.assert_clean();
 }

@@ -78,6 +78,38 @@ fn container_to_be_removed_is_removed_when_its_keeper_is_dead() {
     assert_none(&containers);
 }
 
+/// P2: it stands in nobody's way, also when nothing but further containers is asked for.
+#[test]
+fn name_of_a_dead_container_that_was_to_be_removed_is_free() {
+    let (_top, containers) = containers();
+    for auto_remove in [true, true, false] {
+        let spec = Spec { auto_remove, ..spec("one") };
+        let (_container, lock) = containers.create(spec).expect("made");
+        drop(lock);
+    }
+    assert!(matches!(containers.create(spec("one")), Err(ContainerError::NameTaken { .. })));
+}
+
+#[test]
+fn group_that_cannot_be_removed_hides_no_container() {
+    let (top, containers) = containers();
+    let (container, lock) = containers.create(spec("one")).expect("made");
+    let group = top.path().join("group");
+    fs::create_dir_all(group.join("held")).expect("made");
+    container.note_group(&group).expect("noted");
+    drop(lock);
+    for _ in 0..2 {
+        let found = containers.find("one").expect("known");
+        assert!(matches!(found.1, Status::Exited { code: 255, .. }), "{:?}", found.1);
+    }
+    let lock = container.try_lock().expect("no error").expect("free");
+    assert!(container.remove(&lock).is_err());
+    fs::remove_dir(group.join("held")).expect("let go");
+    container.remove(&lock).expect("removed");
+    drop(lock);
+    assert_none(&containers);
+}
+
 /// P2: whatever part of the making or the removal was interrupted, nothing is left.
 #[test]
 fn halves_of_containers_are_removed() {
