@@ -58,9 +58,9 @@ fn source(path: &Path) -> String {
     fs::read_to_string(root().join(path)).unwrap()
 }
 
-/// The text before the file's unit tests.
+/// The text before the file's unit tests, if they are in it.
 fn production(text: &str) -> &str {
-    text.find("\n#[cfg(test)]").map_or(text, |end| &text[..end])
+    text.find("\n#[cfg(test)]\nmod tests {").map_or(text, |end| &text[..end])
 }
 
 fn is_test(path: &Path) -> bool {

@@ -1,6 +1,5 @@
 //! `vmm pull`, `vmm images`, `vmm rmi`: images and the store.
 
-use std::io::{ErrorKind, Write};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
@@ -12,6 +11,7 @@ use vmm_image::digest::{Digest, DigestError};
 use vmm_image::reference::Name;
 use vmm_image::store::{ImageRecord, Roots, Store, StoreError, StorePaths};
 
+use super::output::print;
 use super::table::{ago, bytes, json, table};
 use super::{Exit, report};
 use crate::container::{Container, ContainerError, Containers, Paths};
@@ -196,12 +196,4 @@ pub(super) fn remove(args: &RmiArgs) -> anyhow::Result<Exit> {
         }
     }
     Ok(exit)
-}
-
-/// Prints what was asked for. A reader that has seen enough is no error.
-pub(super) fn print(text: &str) -> anyhow::Result<()> {
-    match std::io::stdout().write_all(text.as_bytes()) {
-        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
-        written => written.context("write to standard output"),
-    }
 }

@@ -7,6 +7,7 @@ mod exit;
 mod hints;
 mod images;
 mod log;
+mod output;
 mod report;
 mod system;
 mod table;
@@ -210,7 +211,11 @@ fn dispatch(cli: Cli, began: Moment) -> anyhow::Result<Exit> {
 /// How a command about images or containers ends. Their users tell our failures from a container's own by
 /// one status.
 fn of_command(result: anyhow::Result<Exit>) -> Exit {
+    const SIGPIPE: u8 = 13;
     result.unwrap_or_else(|error| {
+        if error.is::<output::Unread>() {
+            return Exit::Signal(SIGPIPE);
+        }
         report::error(&error);
         Exit::Failed
     })

@@ -7,7 +7,8 @@ use vmm_image::store::{DiskUsage, Prune, Usage};
 
 use super::Exit;
 use super::container::ended;
-use super::images::{Format, print, roots, store};
+use super::images::{Format, roots, store};
+use super::output::print;
 use super::table::{bytes, table};
 
 #[derive(Debug, Args)]

@@ -79,7 +79,11 @@ impl LogWriter {
 
     fn append_record(&mut self, stream: Stream, text: &[u8]) -> io::Result<()> {
         if self.len >= self.max {
-            fs::rename(&self.path, old(&self.path))?;
+            // It was renamed already when the next one could not be made.
+            match fs::rename(&self.path, old(&self.path)) {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+                _ => {}
+            }
             *self = Self::with_max(&self.path, self.max)?;
         }
         let number = match stream {

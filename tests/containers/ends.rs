@@ -36,7 +36,27 @@ fn container_whose_output_has_no_room_is_ended() {
     command.stdout(std::fs::File::create("/dev/full").unwrap());
     let ran = finish(command.spawn().unwrap());
     assert_eq!(ran.status, 125, "{ran:?}");
-    assert!(ran.err.contains("write what the container prints: No space left"), "{ran:?}");
+    assert!(ran.err.contains("write to standard output: No space left"), "{ran:?}");
+    world.assert_clean();
+}
+
+/// Other commands end with their reader as well, by what ends programs in a pipe.
+#[test]
+fn commands_end_when_nobody_reads_them_any_more() {
+    let world = World::new();
+    world.start("one", &[], &["yes"]);
+    let lines: [&[&str]; 5] =
+        [&["stats"], &["stats", "--format", "json"], &["logs", "-f", "one"], &["ps"], &["images"]];
+    for line in lines {
+        let mut command = world.vmm(line).spawn().unwrap();
+        drop(command.stdout.take());
+        let ran = finish(command);
+        assert_eq!((ran.status, ran.err.as_str()), (141, ""), "{line:?}");
+    }
+    let soon = std::time::SystemTime::now() + Duration::from_secs(1);
+    let soon = humantime::format_rfc3339(soon).to_string();
+    assert!(world.ok(&["logs", "-f", "--tail", "1", "--until", &soon, "one"]).starts_with('y'));
+    world.ok(&["rm", "-f", "one"]);
     world.assert_clean();
 }
 

@@ -8,8 +8,9 @@ use rustix::stdio::stdin;
 use rustix::termios::isatty;
 use vmm_protocol::{Role, Start};
 
+use super::super::output::unwritten;
 use super::super::{Exit, report};
-use super::{containers, exit, unread};
+use super::{containers, exit};
 use crate::container::client::{Left, Peer, Streams, attend, terminal_size};
 use crate::container::nouns::{EnvEntry, Environment};
 use crate::container::{Container, DetachKeys, Status, call};
@@ -103,7 +104,7 @@ pub(in super::super) fn exec(args: ExecArgs) -> anyhow::Result<Exit> {
         Left::Cancelled(signal) => Exit::Signal(u8::try_from(signal).unwrap_or(0)),
         Left::Detached => Exit::Success,
         // The agent ends what has lost its connection.
-        Left::Unread(error) => unread(error)?,
+        Left::Unread(error) => return Err(unwritten(error)),
     })
 }
 
@@ -158,7 +159,7 @@ pub(in super::super) fn attach(args: &AttachArgs) -> anyhow::Result<Exit> {
             report::note(&format!("{} goes on", container.spec().name.as_str()));
             Ok(Exit::Success)
         }
-        Left::Unread(error) => unread(error),
+        Left::Unread(error) => Err(unwritten(error)),
     }
 }
 

@@ -1,11 +1,12 @@
 //! `vmm stop`, `kill`, `wait`, `rm`.
 
-use std::io::{self, Write};
+use std::io;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::Args;
 
+use super::super::output::print;
 use super::super::{Exit, report};
 use super::containers;
 use crate::container::call::{Call, KILL_TIME};
@@ -150,7 +151,7 @@ fn each(
             what(&containers, &found, &status).with_context(|| key.clone())
         });
         match done {
-            Ok(said) => writeln!(std::io::stdout(), "{}", said.as_deref().unwrap_or(key))?,
+            Ok(said) => print(&format!("{}\n", said.as_deref().unwrap_or(key)))?,
             Err(error) => {
                 report::error(&error);
                 exit = Exit::Command(1);

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::super::{Exit, report};
 use super::{Format, containers, print_json};
-use crate::cli::images::print;
+use crate::cli::output::print;
 use crate::cli::table::{ago, duration, table};
 use crate::config::{Protocol, Publish};
 use crate::container::clock::Timestamp;

@@ -9,6 +9,7 @@ use anyhow::Context;
 use clap::Args;
 
 use super::super::Exit;
+use super::super::output::unwritten;
 use super::containers;
 use crate::container::clock::Timestamp;
 use crate::container::log::{LOG, LogReader, Record, Stream};
@@ -89,28 +90,28 @@ pub(in super::super) fn logs(args: &LogsArgs) -> anyhow::Result<Exit> {
     let mut reader = LogReader::open(&container.file(LOG));
     let mut printer = Printer::new(args);
     let (mut out, mut err) = (BufWriter::new(io::stdout()), BufWriter::new(io::stderr()));
-    let mut ended = matches!(status, Status::Exited { .. });
+    let is_over = || args.until.is_some_and(|until| until.0 <= Timestamp::now());
+    let mut ended = matches!(status, Status::Exited { .. }) || is_over();
     let mut kept = VecDeque::new();
     loop {
         while let Some(record) = reader.read().context("read the log")? {
             for line in printer.lines(record, args) {
                 match args.tail.0 {
                     Some(count) if !printer.caught_up => keep(&mut kept, line, count),
-                    _ => printer.print(&line, &mut out, &mut err)?,
+                    _ => printer.print(&line, &mut out, &mut err).map_err(unwritten)?,
                 }
             }
         }
         for line in kept.drain(..) {
-            printer.print(&line, &mut out, &mut err)?;
+            printer.print(&line, &mut out, &mut err).map_err(unwritten)?;
         }
-        out.flush()?;
-        err.flush()?;
+        out.flush().and_then(|()| err.flush()).map_err(unwritten)?;
         printer.caught_up = true;
         if ended || !args.follow {
             break;
         }
         // What was printed until it was found to have ended is read once more.
-        ended = has_ended(&container);
+        ended = has_ended(&container) || is_over();
         if !ended {
             sleep(PAUSE);
         }

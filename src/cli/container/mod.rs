@@ -23,15 +23,6 @@ use super::{Exit, report};
 use crate::container::talk::{Ended, Phase};
 use crate::container::{Containers, Paths};
 
-/// How a command ends whose output cannot be written: without a reader as programs in a pipe do, by SIGPIPE.
-fn unread(error: std::io::Error) -> anyhow::Result<Exit> {
-    const SIGPIPE: u8 = 13;
-    match error.kind() {
-        std::io::ErrorKind::BrokenPipe => Ok(Exit::Signal(SIGPIPE)),
-        _ => Err(anyhow::Error::new(error).context("write what the container prints")),
-    }
-}
-
 /// The containers of this user.
 fn containers() -> anyhow::Result<Containers> {
     let paths = Paths::of_user()?;
@@ -111,6 +102,6 @@ impl Command {
 }
 
 fn print_json(list: &Vec<Value>) -> anyhow::Result<Exit> {
-    super::images::print(&super::table::json(list)?)?;
+    super::output::print(&super::table::json(list)?)?;
     Ok(Exit::Success)
 }

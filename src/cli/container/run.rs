@@ -14,8 +14,9 @@ use vmm_image::digest::Digest;
 use vmm_image::reference::Reference;
 use vmm_image::store::{ImageRecord, Store, StoreError, StorePaths, check_rootfs};
 
+use super::super::output::unwritten;
 use super::super::{Exit, report};
-use super::{containers, exit, kernel, unread};
+use super::{containers, exit, kernel};
 use crate::container::call::{Call, KILL_TIME};
 use crate::container::client::{Left, Peer, Streams, attend};
 use crate::container::nouns::PullPolicy;
@@ -207,7 +208,7 @@ fn attend_to(
                 let call = Call::new(container);
                 let _ = call.and_then(|mut call| call.stop(Signal::KILL, KILL_TIME));
             }
-            unread(error)
+            Err(unwritten(error))
         }
     }
 }

@@ -12,7 +12,7 @@ use vmm_protocol::{Process, Stats, printable};
 
 use super::super::Exit;
 use super::{Format, containers, print_json};
-use crate::cli::images::print;
+use crate::cli::output::print;
 use crate::cli::table::table;
 use crate::container::call::Call;
 use crate::container::machine::guest_memory;
