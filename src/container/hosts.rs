@@ -4,12 +4,16 @@ use std::fmt::Write;
 use std::fs::File;
 use std::io::Read;
 use std::net::IpAddr;
+use std::path::Path;
 
 use super::Network;
 use super::nouns::AddedHost;
 
 /// Longest file of the host that is read.
 const MAX_FILE: u64 = 64 << 10;
+/// Where a host says which servers it asks. systemd-resolved puts itself, on the loopback interface, into the
+/// first, and those that it asks into the second (systemd-resolved.service(8)).
+const CONFIGURATIONS: [&str; 2] = ["/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"];
 /// What resolvers take of either (`MAXNS` and `MAXDNSRCH` of resolv.h).
 const MAX_SERVERS: usize = 3;
 
@@ -41,13 +45,23 @@ pub(super) fn resolv_conf(network: &Network, servers: &[IpAddr]) -> String {
     if !servers.is_empty() {
         return servers.iter().map(|server| format!("nameserver {server}\n")).collect();
     }
+    first_with_servers(&CONFIGURATIONS)
+}
+
+/// What a guest can use of the first of these files in which it finds a server, or else of the first.
+fn first_with_servers(paths: &[impl AsRef<Path>]) -> String {
+    let mut texts = paths.iter().map(|path| usable(path.as_ref())).collect::<Vec<_>>();
+    let at = texts.iter().position(|text| text.contains("nameserver")).unwrap_or(0);
+    if at < texts.len() { texts.swap_remove(at) } else { String::new() }
+}
+
+/// A file that cannot be read says nothing.
+fn usable(path: &Path) -> String {
     let mut host = String::new();
-    let read = File::open("/etc/resolv.conf")
-        .and_then(|file| file.take(MAX_FILE).read_to_string(&mut host));
-    if read.is_err() {
-        return String::new();
+    match File::open(path).and_then(|file| file.take(MAX_FILE).read_to_string(&mut host)) {
+        Ok(_) => reachable(&host),
+        Err(_) => String::new(),
     }
-    reachable(&host)
 }
 
 /// A host's configuration without servers of its own loopback interface, which a guest's is not.
@@ -84,6 +98,19 @@ mod tests {
         assert!(text.starts_with("127.0.0.1\tlocalhost\n"));
         assert!(text.ends_with("10.1.2.3\tdb\n10.0.2.15\tweb\n"), "{text}");
         assert!(!hosts_file("web", None, &[]).contains("web"));
+    }
+
+    #[test]
+    fn servers_behind_a_stub_are_asked_themselves() {
+        let place = tempfile::tempdir().expect("directory");
+        let [stub, real, none] = ["stub", "real", "none"].map(|name| place.path().join(name));
+        std::fs::write(&stub, "nameserver 127.0.0.53\nsearch a\n").expect("written");
+        std::fs::write(&real, "nameserver 192.0.2.1\nsearch b\n").expect("written");
+        assert_eq!(first_with_servers(&[&stub, &real]), "nameserver 192.0.2.1\nsearch b\n");
+        assert_eq!(first_with_servers(&[&real, &stub]), "nameserver 192.0.2.1\nsearch b\n");
+        assert_eq!(first_with_servers(&[&stub, &none]), "search a\n");
+        assert_eq!(first_with_servers(&[&none, &real]), "nameserver 192.0.2.1\nsearch b\n");
+        assert_eq!(first_with_servers(&[&none]), "");
     }
 
     #[test]
