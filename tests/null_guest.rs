@@ -7,6 +7,7 @@ use support::vmm::{SOON, Vmm};
 
 const I8042_COMMAND: u16 = 0x64;
 const PANIC: u16 = 0x505;
+const COM1: u16 = 0x3f8;
 const SLEEP_CONTROL: u16 = 0x600;
 const RESET: u16 = 0x602;
 /// S5 as sleep type, and the bit that enters it.
@@ -45,6 +46,35 @@ fn registers_of_power_end_the_machine_with_their_status() {
         let end = Vmm::evil(&script).run();
         assert_eq!(end.code(), status, "port {port:#x}: {}", end.stderr);
     }
+}
+
+/// Linux says that it panicked before it has printed what was waiting for its console.
+#[test]
+fn what_a_kernel_prints_after_its_panic_is_heard() {
+    const WORDS: &[u8] = b"last words\r\n";
+    const WAYS: [fn(&mut Script); 3] =
+        [|s| s.port_out(Width::B1, RESET, 1), |s| s.run(CLI_HLT), |s| s.run(UD2)];
+    for ends in WAYS {
+        let script = evil(|s| {
+            s.port_out(Width::B1, PANIC, 1);
+            WORDS.iter().for_each(|byte| s.port_out(Width::B1, COM1, (*byte).into()));
+            ends(s);
+        });
+        let end = Vmm::evil(&script).run().expect(4);
+        assert_eq!(end.stdout, WORDS);
+        assert!(end.stderr.contains("last words"), "{}", end.stderr);
+        assert!(end.lasted < SOON, "{:?}", end.lasted);
+    }
+}
+
+/// K10: to panic gives a guest a moment, once, whatever it does with it.
+#[test]
+fn guest_that_goes_on_after_its_panic_ends_soon() {
+    let mut script = Script::new();
+    script.port_out(Width::B1, PANIC, 1);
+    script.sweep_out(Width::B1, Span { start: PANIC.into(), count: u64::MAX, step: 0 }, 1);
+    let end = Vmm::evil(&script.then_idle()).run().expect(4);
+    assert!(end.lasted < 2 * SOON, "{:?}", end.lasted);
 }
 
 /// K10.

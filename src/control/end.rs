@@ -2,14 +2,19 @@
 
 use std::fmt;
 use std::io;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, OnceLock};
+use std::time::{Duration, Instant};
 
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use crate::bus::lock;
 use crate::devices::power::{PowerEvent, PowerSink};
 use crate::kvm::{VcpuEnd, VcpuEvents};
+
+/// How long a kernel that says it panicked may still run. Linux says so before it has printed what was waiting
+/// for its console, and then resets the machine.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// Why a machine ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,9 +60,14 @@ impl fmt::Display for End {
 }
 
 /// Where the reason for the end is kept: the first one counts.
+///
+/// A panic is a reason like any other, with one difference: the machine goes on until the guest has ended in
+/// another way too, or until its time for that is over.
 pub struct Ending {
     end: Mutex<Option<End>>,
     ending: AtomicBool,
+    /// When a kernel that has panicked has had its time.
+    silenced: OnceLock<Instant>,
     wake: EventFd,
 }
 
@@ -68,23 +78,48 @@ impl Ending {
     /// No eventfd could be made.
     pub fn new() -> io::Result<Self> {
         let wake = EventFd::new(EFD_NONBLOCK)?;
-        Ok(Self { end: Mutex::new(None), ending: AtomicBool::new(false), wake })
+        Ok(Self {
+            end: Mutex::new(None),
+            ending: AtomicBool::new(false),
+            silenced: OnceLock::new(),
+            wake,
+        })
     }
 
     /// Ends the machine for the reason `end`, unless it is ending already.
     pub fn set(&self, end: End) {
         lock(&self.end).get_or_insert(end);
         self.ending.store(true, Ordering::SeqCst);
+        self.wake_up();
+    }
+
+    /// The guest's kernel says that it panicked. Saying so again does not give it more time.
+    fn panicked(&self) {
+        lock(&self.end).get_or_insert(End::Panic);
+        if self.silenced.set(Instant::now() + LAST_WORDS).is_ok() {
+            self.wake_up();
+        }
+    }
+
+    fn wake_up(&self) {
         // The counter is full only when a wake is pending anyhow.
         let _ = self.wake.write(1);
     }
 
-    /// The reason, once there is one.
+    /// How long a kernel that has panicked may still run; `None` while none has.
+    pub fn last_words(&self) -> Option<Duration> {
+        self.silenced.get().map(|until| until.saturating_duration_since(Instant::now()))
+    }
+
+    /// The reason, once there is one and the machine is to end.
     pub fn get(&self) -> Option<End> {
+        if self.last_words().is_some_and(|left| left.is_zero()) {
+            self.ending.store(true, Ordering::SeqCst);
+        }
         self.ending.load(Ordering::SeqCst).then(|| lock(&self.end).clone()).flatten()
     }
 
-    /// Readable once the machine is ending.
+    /// Readable once the machine is ending, and once its kernel has panicked.
     pub fn wake(&self) -> &EventFd {
         &self.wake
     }
@@ -92,11 +127,11 @@ impl Ending {
 
 impl PowerSink for Ending {
     fn request(&self, event: PowerEvent) {
-        self.set(match event {
-            PowerEvent::PowerOff => End::PowerOff,
-            PowerEvent::Reset => End::Reset,
-            PowerEvent::Panic => End::Panic,
-        });
+        match event {
+            PowerEvent::PowerOff => self.set(End::PowerOff),
+            PowerEvent::Reset => self.set(End::Reset),
+            PowerEvent::Panic => self.panicked(),
+        }
     }
 }
 
@@ -131,5 +166,40 @@ mod tests {
         assert_eq!(ending.get(), Some(End::Reset));
         assert!(ending.ending());
         assert!(ending.wake().read().is_ok());
+    }
+
+    #[test]
+    fn panic_ends_the_machine_when_the_guest_resets_and_stays_the_reason() {
+        let ending = Ending::new().unwrap();
+        ending.request(PowerEvent::Panic);
+        assert!(ending.wake().read().is_ok(), "the owner was not told");
+        assert_eq!((ending.get(), ending.ending()), (None, false));
+        ending.request(PowerEvent::Reset);
+        assert_eq!((ending.get(), ending.ending()), (Some(End::Panic), true));
+        assert!(ending.wake().read().is_ok(), "the owner was not told of the end");
+    }
+
+    #[test]
+    fn panic_ends_the_machine_when_its_time_is_over_however_often_it_is_told() {
+        let ending = Ending::new().unwrap();
+        let began = Instant::now();
+        ending.request(PowerEvent::Panic);
+        while ending.get().is_none() {
+            ending.request(PowerEvent::Panic);
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        assert!(began.elapsed() >= LAST_WORDS);
+        assert!(began.elapsed() < 5 * LAST_WORDS, "{:?}", began.elapsed());
+        assert_eq!((ending.get(), ending.ending()), (Some(End::Panic), true));
+        ending.wake().read().unwrap();
+        assert!(ending.wake().read().is_err(), "a wake for every word");
+    }
+
+    #[test]
+    fn panic_of_a_machine_that_is_ending_changes_nothing() {
+        let ending = Ending::new().unwrap();
+        ending.set(End::Signal(15));
+        ending.request(PowerEvent::Panic);
+        assert_eq!(ending.get(), Some(End::Signal(15)));
     }
 }

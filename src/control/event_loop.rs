@@ -19,6 +19,8 @@ use crate::machine::{ConsoleEnd, Machine};
 
 /// How long nothing happens before the vCPUs are asked whether they sleep for good.
 const IDLE_MS: i32 = 1000;
+/// The same, of a guest whose kernel has panicked.
+const PANICKED_IDLE_MS: i32 = 50;
 
 /// Waits for everything a machine needs its owner for.
 pub(super) struct EventLoop {
@@ -80,7 +82,9 @@ impl EventLoop {
             if let Some(end) = self.ending.get() {
                 return Ok(end);
             }
-            match self.events.run_with_timeout(IDLE_MS) {
+            let panicked = self.ending.last_words().is_some();
+            let idle = if panicked { PANICKED_IDLE_MS } else { IDLE_MS };
+            match self.events.run_with_timeout(idle) {
                 // Also after a signal: to ask once more does no harm.
                 Ok(0) => self.look_for_sleepers(machine),
                 Ok(_) => {}
