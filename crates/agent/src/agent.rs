@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::{Errno, read};
@@ -16,6 +16,7 @@ use crate::link::Link;
 use crate::process::{Process, Stream};
 use crate::session::{Input, Part, Session};
 use crate::setup::Container;
+use crate::sys::Child;
 use crate::{copy, stats, vsock};
 
 /// Sessions at a time.
@@ -242,10 +243,10 @@ impl Agent {
     }
 
     /// The container's first process, while it runs.
-    fn first(&self) -> Option<BorrowedFd<'_>> {
+    fn first(&self) -> Option<&Child> {
         let processes = self.sessions.values().filter_map(|session| session.process.as_ref());
         let mut running = processes.filter(|process| process.is_running());
-        running.find(|process| process.role == Role::Init).map(|first| first.child.pidfd.as_fd())
+        running.find(|process| process.role == Role::Init).map(|first| &first.child)
     }
 
     /// Hands a session over to a process of its own, which may take its time.
@@ -253,7 +254,7 @@ impl Agent {
         if session.process.is_some() {
             return;
         }
-        let first = self.first();
+        let first = self.first().map(|first| first.pidfd.as_fd());
         if let Err(failure) = copy::start(&mut session.link, request, first) {
             session.refuse(failure);
             // The answer is short, and the connection has taken nothing yet.

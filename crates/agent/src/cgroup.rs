@@ -7,8 +7,10 @@ use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
+use std::path::Path;
 
 use rustix::fs::{Mode, OFlags};
+use rustix::process::Pid;
 use vmm_protocol::Setup;
 
 use crate::devices;
@@ -18,6 +20,8 @@ use crate::error::{Context, Failure};
 pub(crate) const MOUNT: &str = "/cgroup";
 const GROUP: &str = "/cgroup/container";
 const INNER: &str = "/cgroup/container/inner";
+
+const DIRECTORY: OFlags = OFlags::DIRECTORY.union(OFlags::RDONLY).union(OFlags::CLOEXEC);
 
 /// What is limited or counted.
 const CONTROLLERS: [&str; 4] = ["+memory", "+pids", "+cpu", "+io"];
@@ -47,6 +51,17 @@ impl Cgroup {
     /// For new processes.
     pub(crate) fn fd(&self) -> BorrowedFd<'_> {
         self.directory.as_fd()
+    }
+
+    /// The group in which a process of the container is now: the inner one, or one that the container has made
+    /// below it.
+    pub(crate) fn group_of(&self, pid: Pid) -> io::Result<OwnedFd> {
+        let text = fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
+        let path = format!("{MOUNT}{}", path(&text).unwrap_or_default());
+        if Path::new(&path).starts_with(INNER) {
+            return Ok(rustix::fs::open(&path, DIRECTORY, Mode::empty())?);
+        }
+        Err(io::Error::other(format!("process {pid} is not in the container's control groups")))
     }
 
     /// A file of the inner group; empty if there is none.
@@ -126,8 +141,12 @@ fn make(group: &str, setup: &Setup) -> Result<(), Failure> {
 }
 
 fn open(group: &str) -> Result<OwnedFd, Failure> {
-    let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
-    rustix::fs::open(group, flags, Mode::empty()).context("open a control group")
+    rustix::fs::open(group, DIRECTORY, Mode::empty()).context("open a control group")
+}
+
+/// The path of the only control group of a process, from its file in proc (cgroups(7)).
+fn path(text: &str) -> Option<&str> {
+    text.lines().find_map(|line| line.strip_prefix("0::"))
 }
 
 /// The number behind `key` in lines of keys and numbers; 0 if there is none.
@@ -147,5 +166,12 @@ mod tests {
         assert_eq!(value(text, "oom"), 5);
         assert_eq!(value(text, "kill"), 0);
         assert_eq!(value("oom_kill x\n", "oom_kill"), 0);
+    }
+
+    #[test]
+    fn group_of_a_process_is_the_one_of_version_2() {
+        assert_eq!(path("0::/container/inner/a b\n"), Some("/container/inner/a b"));
+        assert_eq!(path("1:cpu:/x\n0::/\n"), Some("/"));
+        assert_eq!(path(""), None);
     }
 }

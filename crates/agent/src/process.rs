@@ -92,7 +92,7 @@ impl Process {
     pub(crate) fn start(
         start: &Start,
         container: &Container,
-        first: Option<BorrowedFd<'_>>,
+        first: Option<&Child>,
     ) -> Result<Self, Failure> {
         let (family, kind) = (AddressFamily::UNIX, SocketType::SEQPACKET);
         let (report, theirs) =
@@ -104,12 +104,12 @@ impl Process {
             None => Pipes::new(start.stdin).context("make pipes")?,
         };
         let oom_kills = container.cgroup.oom_kills();
-        let child = match fork(container, first.is_none()).context("make a process")? {
+        let child = match fork(container, first).context("make a process")? {
             Forked::Parent(child) => child,
             Forked::Child => spawn::run(Plan {
                 start,
                 setup: &container.setup,
-                first,
+                first: first.map(|first| first.pidfd.as_fd()),
                 streams: pipes.theirs,
                 report: theirs,
             }),
@@ -375,8 +375,16 @@ impl Pipes {
     }
 }
 
-/// The first process begins in namespaces of its own; a further one enters those later.
-fn fork(container: &Container, is_first: bool) -> io::Result<Forked> {
+/// The first process begins in namespaces of its own; a further one enters those later. It begins where the first
+/// one began, or where that is now: a container that runs the like of systemd has distributed its processes over
+/// groups of its own, and then there is no place for any in the group above.
+fn fork(container: &Container, first: Option<&Child>) -> io::Result<Forked> {
     let own = libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
-    sys::fork(if is_first { own } else { 0 }, Some(container.cgroup.fd()))
+    let Some(first) = first else { return sys::fork(own, Some(container.cgroup.fd())) };
+    match sys::fork(0, Some(container.cgroup.fd())) {
+        Err(e) if e.kind() == io::ErrorKind::ResourceBusy => {
+            sys::fork(0, Some(container.cgroup.group_of(first.pid)?.as_fd()))
+        }
+        forked => forked,
+    }
 }

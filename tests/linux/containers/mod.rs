@@ -13,6 +13,7 @@ mod differential;
 mod execs;
 mod failures;
 mod flags;
+mod groups;
 mod hostile;
 mod kills;
 mod lifecycle;
