@@ -65,7 +65,7 @@ pub struct Spec {
     pub stop_signal: Signal,
     /// Seconds between that and KILL.
     pub stop_timeout: u32,
-    /// What the user says about it.
+    /// What the image's maker and the user say about it.
     pub labels: BTreeMap<String, String>,
     /// Whether it is removed when it ends.
     pub auto_remove: bool,
@@ -86,7 +86,8 @@ impl Spec {
         let hostname = options.hostname.clone().unwrap_or_else(|| Name::from(&id));
         let network = options.network.clone().unwrap_or(Network::None);
         let stop_signal = config.stop_signal.as_deref().and_then(|text| text.parse().ok());
-        let labels = options.label.iter().map(|Label(name, value)| (name.clone(), value.clone()));
+        let mut labels = config.labels.clone();
+        labels.extend(options.label.iter().map(|Label(name, value)| (name.clone(), value.clone())));
         Ok(Self {
             created: Timestamp::now(),
             sources,
@@ -99,7 +100,7 @@ impl Spec {
             publish: options.publish.iter().map(|port| port.0).collect(),
             stop_signal: options.stop_signal.or(stop_signal).unwrap_or(Signal::TERM),
             stop_timeout: options.stop_timeout,
-            labels: labels.collect(),
+            labels,
             auto_remove: options.rm,
             id,
             name,
@@ -217,4 +218,25 @@ fn names_of(words: &[String]) -> Result<Vec<&'static str>, ContainerError> {
         names.push(*known.ok_or_else(|| ContainerError::NoCapability(word.clone()))?);
     }
     Ok(names)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::container::testing::{options, sources};
+
+    #[test]
+    fn labels_are_the_image_s_unless_the_user_has_others() {
+        let labels = |list: &[(&str, &str)]| -> BTreeMap<String, String> {
+            list.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+        };
+        let config = ImageConfig {
+            cmd: vec!["sh".to_owned()],
+            labels: labels(&[("maker", "m"), ("stage", "built")]),
+            ..ImageConfig::default()
+        };
+        let options = options(&["--label", "stage=run", "-l", "own", "image"]);
+        let spec = Spec::new(&options, &config, sources()).expect("a container");
+        assert_eq!(spec.labels, labels(&[("maker", "m"), ("own", ""), ("stage", "run")]));
+    }
 }
