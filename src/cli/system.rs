@@ -110,6 +110,9 @@ fn agreed(args: &PruneArgs) -> anyhow::Result<bool> {
     write!(out, "{question}, {which}{layers}, and what nothing refers to? [y/N] ")?;
     out.flush()?;
     let mut answer = String::new();
-    std::io::stdin().lock().read_line(&mut answer)?;
+    if std::io::stdin().lock().read_line(&mut answer)? == 0 {
+        // Nobody has ended the line.
+        writeln!(out)?;
+    }
     Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }

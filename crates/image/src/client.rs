@@ -64,12 +64,12 @@ pub enum ClientError {
         directory: PathBuf,
     },
     /// The program cannot be started, or not be heard.
-    #[error("{program}: {source}", program = program.display())]
+    #[error("{program}: {error}", program = program.display())]
     Start {
         /// Where it is.
         program: PathBuf,
-        /// Why not.
-        source: io::Error,
+        /// Why not. The message says it, so that it is no source, which would say it again.
+        error: io::Error,
     },
     /// It says why.
     #[error("{what}")]
@@ -118,7 +118,7 @@ pub fn find_program(program: &'static str) -> Result<PathBuf, ClientError> {
 /// What `vmm-image` says, or why it cannot be started.
 pub fn pull(paths: &StorePaths, what: &Pull) -> Result<Pulled, ClientError> {
     let program = find_program(PROGRAM)?;
-    let start = |source| ClientError::Start { program: program.clone(), source };
+    let start = |error| ClientError::Start { program: program.clone(), error };
     let mut command = Command::new(&program);
     command.arg("pull").env("VMM_DATA", paths.data());
     command.args(what.names.iter().map(|name| format!("--name={name}")));

@@ -23,14 +23,14 @@ pub enum StoreError {
         why: &'static str,
     },
     /// The system refused.
-    #[error("{what} {path}: {source}", path = path.display())]
+    #[error("{what} {path}: {error}", path = path.display())]
     Io {
         /// What was tried, as a verb.
         what: &'static str,
         /// The file.
         path: PathBuf,
-        /// Why not.
-        source: io::Error,
+        /// Why not. The message says it, so that it is no source, which would say it again.
+        error: io::Error,
     },
     /// A file of the store is not what was written.
     #[error("{path} is damaged: {why}", path = path.display())]
@@ -77,7 +77,7 @@ impl StoreError {
             Self::Ambiguous(_) => "give more digits of the ID",
             Self::InUse { .. } => "remove the container first, or use --force",
             Self::ManyNames(_) => "remove its names one by one, or use --force",
-            Self::Io { source, .. } => return io_hint(source),
+            Self::Io { error, .. } => return io_hint(error),
             Self::Reference(_) | Self::Roots(_) => return None,
         })
     }
@@ -87,7 +87,7 @@ impl StoreError {
         path: impl Into<PathBuf>,
     ) -> impl FnOnce(io::Error) -> Self {
         let path = path.into();
-        move |source| Self::Io { what, path, source }
+        move |error| Self::Io { what, path, error }
     }
 }
 
