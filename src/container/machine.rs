@@ -6,6 +6,7 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, SystemTime};
 
 use rustix::fs::{SeekFrom as Hole, ioctl_ficlone, seek};
 use rustix::io::Errno;
@@ -23,6 +24,8 @@ const CID: u32 = 3;
 
 /// What the guest's kernel and the agent take for themselves, beside a part of all memory.
 const GUEST_MEMORY: u64 = 48 << 20;
+/// How long the archive of an agent is kept after its last use: two versions of this program may take turns.
+const UNUSED: Duration = Duration::from_secs(24 * 60 * 60);
 /// One in so many bytes of memory goes to the kernel's records of it.
 const RECORDS: u64 = 50;
 const MEMORY_STEP: u64 = 2 << 20;
@@ -132,12 +135,33 @@ pub fn initrd(paths: &Paths) -> Result<PathBuf, ContainerError> {
         found.size(),
         found.mtime().wrapping_mul(1_000_000_000).wrapping_add(found.mtime_nsec())
     );
-    make_once(&paths.cache(), &name, |out| {
+    let cache = paths.cache();
+    let archive = make_once(&cache, &name, |out| {
         let mut content = vec![];
         file.read_to_end(&mut content)?;
         out.write_all(&cpio_entry("init", 0o100_755, &content)?)?;
-        out.write_all(&cpio_entry("TRAILER!!!", 0, &[])?)
-    })
+        out.write_all(&cpio_entry("TRAILER!!!", 0, &[])?)?;
+        remove_archives(&cache, SystemTime::now() - UNUSED);
+        Ok(())
+    })?;
+    // Its time says when it was used last. Where that cannot be noted it is only made anew one day.
+    let _: io::Result<()> =
+        File::open(&archive).and_then(|file| file.set_modified(SystemTime::now()));
+    Ok(archive)
+}
+
+/// Removes the archives of agents that were not used since `last`: they are of programs that were replaced. A
+/// machine that is about to read one has just used it.
+fn remove_archives(cache: &Path, last: SystemTime) {
+    for entry in fs::read_dir(cache).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let is_archive = name.to_str().is_some_and(|name| name.starts_with("agent-"));
+        let used = entry.metadata().and_then(|found| found.modified());
+        if is_archive && used.is_ok_and(|used| used < last) {
+            // What stays is in nobody's way.
+            let _: io::Result<()> = fs::remove_file(entry.path());
+        }
+    }
 }
 
 /// A file in the form `newc` (cpio(5)), padded to four bytes.
@@ -287,6 +311,25 @@ mod tests {
             let machine = guest_memory(container);
             assert!(machine >= container + GUEST_MEMORY && machine.is_multiple_of(MEMORY_STEP));
         }
+    }
+
+    #[test]
+    fn archives_of_agents_are_removed_when_they_were_not_used_for_long() {
+        let top = tempfile::tempdir().expect("temporary directory");
+        let now = SystemTime::now();
+        for (name, age) in
+            [("agent-1.cpio", UNUSED * 2), ("agent-2.cpio", UNUSED / 2), ("other", UNUSED * 2)]
+        {
+            let file = File::create(top.path().join(name)).expect("made");
+            file.set_modified(now - age).expect("aged");
+        }
+        remove_archives(top.path(), now - UNUSED);
+        let mut left: Vec<_> = fs::read_dir(top.path())
+            .expect("directory")
+            .map(|entry| entry.expect("entry").file_name())
+            .collect();
+        left.sort();
+        assert_eq!(left, ["agent-2.cpio", "other"]);
     }
 
     #[test]
