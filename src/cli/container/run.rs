@@ -29,8 +29,11 @@ use crate::preflight;
 
 /// Runs a command in a new container.
 pub(in super::super) fn run(mut options: RunOptions, began: Moment) -> anyhow::Result<Exit> {
-    check(&mut options)?;
+    check(&options)?;
     let containers = containers()?;
+    if options.network.is_none() {
+        options.network = Some(usual_network(&options, &containers.paths().runtime));
+    }
     let store = Store::open(StorePaths::new(&containers.paths().data))?;
     let text = pulled(&store, &options)?.map_or(options.image.clone(), |id| id.to_string());
     // The image is not removed before the container that uses it is on disk.
@@ -65,17 +68,15 @@ pub(in super::super) fn run(mut options: RunOptions, began: Moment) -> anyhow::R
 }
 
 /// What does not go together, and what is not there yet.
-fn check(options: &mut RunOptions) -> anyhow::Result<()> {
+fn check(options: &RunOptions) -> anyhow::Result<()> {
     if !options.volume.is_empty() {
         bail!(
             "-v is not there yet: a container shares no directory with the host; copy by `vmm cp`, or \
              `tar -c DIR | vmm exec -i CONTAINER tar -x`"
         );
     }
-    if options.network.is_none() {
-        options.network = Some(usual_network(options));
-    }
-    if !options.publish.is_empty() && options.network != Some(Network::User) {
+    let by_passt = matches!(options.network, None | Some(Network::User));
+    if !options.publish.is_empty() && !by_passt {
         bail!("-p needs --network user, which offers the ports");
     }
     if options.tty && options.interactive && !options.detach && !isatty(stdin()) {
@@ -97,12 +98,20 @@ fn check_kernel(kernel: &Path, options: &RunOptions) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The network of a container whose user asked for nothing but maybe ports.
-fn usual_network(options: &RunOptions) -> Network {
+/// The network of a container whose user asked for nothing but maybe ports. That there is none is said once, until
+/// there was one again: `runtime` remembers it.
+fn usual_network(options: &RunOptions, runtime: &Path) -> Network {
+    let said = runtime.join("no-network");
     if !options.publish.is_empty() || has_default_route() {
+        // Most often it is not there.
+        let _: std::io::Result<()> = std::fs::remove_file(said);
         return Network::User;
     }
-    report::note("the container has no network: this host has none to share");
+    if File::create_new(said).is_ok() {
+        report::note(
+            "the container has no network: this host has none to share (said once; --network none wants none)",
+        );
+    }
     Network::None
 }
 
