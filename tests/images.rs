@@ -94,7 +94,9 @@ fn space_is_shown_and_given_back() {
     assert!(usage["unfinished"]["bytes"].as_u64().unwrap() >= 100_000, "{usage}");
     assert!(stdout(&dir, &["system", "df"]).contains("RECLAIMABLE"));
     // Nobody has agreed.
-    stdout(&dir, &["system", "prune"]);
+    let asked = vmm(&dir, &["system", "prune"]);
+    let question = String::from_utf8(asked.stderr).unwrap();
+    assert!(asked.status.success() && question.ends_with("[y/N] \n"), "{question:?}");
     assert!(dir.path().join("data/images/tmp/left").exists());
     assert!(stdout(&dir, &["system", "prune", "--force"]).contains("reclaimed: "));
     assert!(!dir.path().join("data/images/tmp/left").exists());
@@ -144,6 +146,48 @@ fn image_of_a_container_is_pulled_by_the_policy() {
     assert_eq!(stdout(&dir, &["images", "-q"]).lines().count(), 1);
     refused(&dir, &with(&["--pull", "always", "oci:images:v1", "true"]));
     assert_eq!(stdout(&dir, &["images"]).lines().count(), 3);
+}
+
+/// What appears on a terminal of the kind `terminal` while an image is pulled; `more` ends the shell's command line.
+fn pulled_on_a_terminal(dir: &TempDir, terminal: &str, more: &str) -> String {
+    let line = format!("'{}' pull oci:images {more}", layout::vmm().display());
+    let mut command = Command::new("script");
+    command.args(["--quiet", "--return", "--command", &line, "/dev/null"]);
+    command.current_dir(dir).env("TERM", terminal).env("VMM_DATA", dir.path().join(terminal));
+    let output = command.stdin(Stdio::null()).output().expect("script, of util-linux");
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn progress_is_drawn_on_terminals_alone() {
+    let dir = place("v1");
+    let seen = pulled_on_a_terminal(&dir, "xterm", "");
+    assert!(
+        seen.contains('\u{1b}') && seen.contains("=====") && seen.contains(" B / "),
+        "{seen:?}"
+    );
+    assert!(seen.contains("sha256:"), "{seen:?}");
+    // Lines where a bar cannot be drawn, as in a file.
+    let plain = pulled_on_a_terminal(&dir, "dumb", "");
+    assert!(!plain.contains('\u{1b}') && !plain.contains("====="), "{plain:?}");
+    pulled_on_a_terminal(&dir, "linux", "2> told");
+    let told = std::fs::read_to_string(dir.path().join("told")).unwrap();
+    for text in [&plain, &told] {
+        assert!(text.contains("done") && !text.contains("====="), "{text:?}");
+        assert!(!text.contains('\u{1b}'), "{text:?}");
+    }
+    let quiet = pulled_on_a_terminal(&dir, "vt100", "--quiet");
+    assert_eq!(quiet.trim_end().len(), 71, "{quiet:?}");
+}
+
+/// A cause is said once.
+#[test]
+fn store_that_cannot_be_made_is_told_with_its_cause() {
+    let dir = place("v1");
+    std::fs::write(dir.path().join("data"), "").unwrap();
+    let (error, _) = refused(&dir, &["images"]);
+    assert_eq!(error.matches("Not a directory").count(), 1, "{error}");
 }
 
 /// An ELF kernel that says nothing about itself, and whose place is beyond all memory.
