@@ -141,6 +141,7 @@ fn group(line: &str) -> Option<Group<'_>> {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use rustix::fs::CWD;
 
     use super::*;
 
@@ -196,6 +197,36 @@ mod tests {
         assert_eq!(resolve("", &[], "", "").unwrap(), user(0, 0, &[0], "/"));
         assert_eq!(resolve("7", &[], "", "").unwrap(), user(7, 0, &[0], "/"));
         assert!(resolve("root", &[], "", "").is_err());
+    }
+
+    /// I5: a file of the image may be as large as the image.
+    #[test]
+    fn of_an_absurd_file_no_more_is_read_than_makes_sense() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("passwd");
+        let path = path.to_str().unwrap();
+        let early = "early:x:5:5::/:\n";
+        let rest = "\n".repeat(usize::try_from(MAX_BYTES).unwrap() - early.len());
+        std::fs::write(path, format!("{early}{rest}late:x:6:6::/:\n")).unwrap();
+        std::fs::File::options().append(true).open(path).unwrap().set_len(1 << 40).unwrap();
+        let read = text(path);
+        assert_eq!(read.len() as u64, MAX_BYTES);
+        assert_eq!(resolve("early", &[], &read, "").unwrap().uid, 5);
+        assert!(resolve("late", &[], &read, "").is_err());
+        // What would have to be waited for is not read at all.
+        let pipe = directory.path().join("pipe");
+        rustix::fs::mknodat(CWD, &pipe, FileType::Fifo, Mode::RUSR, 0).unwrap();
+        for path in [pipe.to_str().unwrap(), "/dev/zero", "/dev", "/no/such/file"] {
+            assert_eq!(text(path), "", "{path}");
+        }
+    }
+
+    /// I5: nobody is in more groups than the kernel takes.
+    #[test]
+    fn of_absurdly_many_groups_as_many_are_taken_as_there_may_be() {
+        let groups: String = (0..100_000).map(|gid| format!("g{gid}:x:{gid}:web\n")).collect();
+        let user = resolve("web", &[], PASSWD, &groups).unwrap();
+        assert_eq!((user.gid, user.groups.len()), (33, MAX_GROUPS));
     }
 
     proptest! {
