@@ -1,7 +1,7 @@
 //! Coming and going: attach, detach keys, `exec` on terminals.
 
 use std::io::Write;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 use super::pty::Pty;
 use super::world::{World, eventually, finish, spawn, until};
@@ -87,4 +87,29 @@ fn process_of_exec_ends_with_its_client_and_the_container_goes_on() {
     let refused = world.run(&["exec", "one", "true"]);
     assert_eq!(refused.status, 125, "{}", refused.err());
     assert!(refused.err().contains("does not run"), "{}", refused.err());
+}
+
+/// `run -d` leaves nothing on the terminal that its hang-up could end; a shell that was on it can be attached to again.
+#[test]
+fn containers_outlive_the_terminal_they_were_started_from() {
+    let world = World::new();
+    let script =
+        "vmm run -d --network none --name quiet busybox sleep 1000; echo started; sleep 1000";
+    let mut window = Command::new("sh");
+    world.enter(window.args(["-c", script]));
+    let mut window = Pty::start(&window, 24, 80);
+    window.until("started\n");
+    let line = ["run", "-it", "--network", "none", "--name", "shell", "busybox", "sh"];
+    let mut shell = Pty::start(&world.vmm(&line), 24, 80);
+    shell.type_in(b"x=kept; echo rea''dy\n");
+    shell.until("ready\n");
+    assert_eq!(window.hang_up(), 129);
+    shell.hang_up();
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    assert_eq!(world.names(false), ["shell", "quiet"]);
+    assert_eq!(world.ok(&["exec", "quiet", "echo", "alive"]), "alive");
+    let mut again = Pty::start(&world.vmm(&["attach", "shell"]), 24, 80);
+    again.type_in(b"echo $x; exit 5\n");
+    let (rest, status) = again.finish();
+    assert!(rest.contains("kept\n") && status == 5, "{status} {rest}");
 }

@@ -34,10 +34,11 @@ pub const NAMES: &[&str] = &[
     "exec: 1 MiB of output",
     "exec: in the background",
     "exec: what was done in the background",
+    "exec: orphans nobody waits for",
     TERMINAL,
 ];
 
-const EXECS: [Exec; 13] = [
+const EXECS: [Exec; 14] = [
     Exec { command: &["sh", "-c", "echo out; echo err >&2; exit 5"], ..PLAINLY },
     Exec { command: &["no-such-command"], ..PLAINLY },
     Exec { command: &["/etc/passwd"], ..PLAINLY },
@@ -85,6 +86,15 @@ const EXECS: [Exec; 13] = [
     },
     Exec {
         command: &["sh", "-c", "until [ -e /tmp/e ]; do sleep 0.1; done; cat /tmp/b"],
+        ..PLAINLY
+    },
+    // The first process, which is to wait for them, does not.
+    Exec {
+        command: &[
+            "sh",
+            "-c",
+            "sh -c 'sleep 0.3 & sleep 0.3 &'; sleep 1; grep -h -E 'Name|State|PPid' $(grep -l 'State:.Z' /proc/[0-9]*/status)",
+        ],
         ..PLAINLY
     },
 ];

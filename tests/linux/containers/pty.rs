@@ -69,6 +69,12 @@ impl Pty {
         }
     }
 
+    /// Takes the terminal away, as when its window is closed; returns how the command ended.
+    pub fn hang_up(mut self) -> i32 {
+        self.control = File::open("/dev/null").expect("nothing");
+        number(wait_for_end(&mut self.child))
+    }
+
     /// Reads to the end; returns what was printed, and the exit status.
     pub fn finish(mut self) -> (String, i32) {
         while self.read() {}

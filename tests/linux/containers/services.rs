@@ -1,7 +1,7 @@
 //! Programs as people run them: nginx behind a published port, Python and its own tests.
 
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{TcpStream, UdpSocket};
 use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -49,6 +49,50 @@ fn nginx_is_served_to_curl_and_stops_in_order() {
     assert_eq!(world.ok(&["wait", "web"]), "0");
     world.ok(&["rm", "web"]);
     world.wait_for_quiet();
+}
+
+/// Answers each datagram in capital letters.
+const ECHO: &str = "
+import socket
+own = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+own.bind(('', 53))
+print('ready', flush=True)
+while True:
+    data, peer = own.recvfrom(65536)
+    own.sendto(data.upper(), peer)
+";
+
+#[test]
+fn datagrams_reach_a_published_port_and_are_answered() {
+    connect_host();
+    let world = World::new();
+    let line = ["run", "-d", "--name", "names", "-p", "127.0.0.1:5353:53/udp"];
+    world.ok(&[&line[..], &["python", "python3", "-c", ECHO]].concat());
+    eventually("it listens", || world.ok(&["logs", "names"]).contains("ready"));
+    assert!(world.ok(&["ps"]).contains("127.0.0.1:5353->53/udp"), "{}", world.ok(&["ps"]));
+    let socket = UdpSocket::bind(("127.0.0.1", 0)).expect("socket");
+    socket.connect(("127.0.0.1", 5353)).expect("connected");
+    socket.set_read_timeout(Some(Duration::from_secs(2))).expect("timeout");
+    // As small as there are, and as large as a link takes at once.
+    for len in [1, 64, 1400] {
+        let mut answer = vec![0; 2000];
+        let answered = (0..15).find_map(|_| {
+            // A datagram may be lost, and each is as good as another.
+            let _ = socket.send(&b"q".repeat(len));
+            socket.recv(&mut answer).ok()
+        });
+        assert_eq!(answered, Some(len));
+        assert_eq!(answer[..len], b"Q".repeat(len));
+        // An answer that came late is not the next one's.
+        while socket.set_read_timeout(Some(Duration::from_millis(200))).is_ok()
+            && socket.recv(&mut answer).is_ok()
+        {}
+        socket.set_read_timeout(Some(Duration::from_secs(2))).expect("timeout");
+    }
+    assert!(
+        TcpStream::connect(("127.0.0.1", 5353)).is_err(),
+        "a port of TCP that nobody asked for"
+    );
 }
 
 /// What of Python's own tests is left out of `test_json`: 114,000 calls of the decoder, and thirty

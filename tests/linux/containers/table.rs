@@ -110,6 +110,16 @@ pub const ALONE: &[Alone] = &[
         ..SHELL
     },
     Alone {
+        name: "orphans whose end is awaited",
+        command: &[
+            "sh",
+            "-c",
+            "for n in 1 2 3; do sh -c 'sleep 0.2 &'; done; sleep 1; grep -l 'State:.Z' /proc/[0-9]*/status; \
+             set -- /proc/[0-9]*; echo $#",
+        ],
+        ..SHELL
+    },
+    Alone {
         name: "children end with the first process",
         command: &["sh", "-c", "sleep 1000 & (trap '' HUP TERM; sleep 1000) & exit 9"],
         ..SHELL

@@ -2,7 +2,7 @@
 //! nothing else.
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -119,6 +119,47 @@ fn user_without_root_has_a_terminal_and_a_published_port() {
     let mode = fs::metadata(&data).expect("directory").permissions().mode();
     assert_eq!(mode & 0o777, 0o700, "{mode:o}");
     assert_eq!(fs::read_dir(user.runtime.join("vmm")).expect("sockets").count(), 0);
+}
+
+/// Owners are root inside and the user outside, unless they are asked for; what the user may not read or write stays
+/// as it is.
+#[test]
+fn user_without_root_copies_into_a_container_and_out_of_it() {
+    let user = User::new();
+    user.import();
+    let script = "sleep 1000";
+    user.ok(&["run", "-d", "--network", "none", "--name", "box", "busybox", "sh", "-c", script]);
+    let site = user.home.path().join("site");
+    let file = site.join("page");
+    fs::create_dir(&site).expect("directory");
+    fs::write(&file, "content\n".repeat(100_000)).expect("file");
+    for path in [&site, &file] {
+        chown(path, Some(USER), Some(USER)).expect("owner");
+    }
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o640)).expect("mode");
+    let path = |name: &str| user.home.path().join(name).to_str().expect("text").to_owned();
+    user.ok(&["cp", &path("site"), "box:/srv"]);
+    user.ok(&["cp", "-a", &path("site"), "box:/kept"]);
+    let stat = ["exec", "box", "stat", "-c", "%u:%g %a %s", "/srv/page", "/kept/page"];
+    assert_eq!(user.ok(&stat), format!("0:0 640 800000\n{USER}:{USER} 640 800000"));
+    let line = "chown 33:33 /srv/page; chmod 4755 /srv/page; ln -s page /srv/link";
+    user.ok(&["exec", "box", "sh", "-c", line]);
+    user.ok(&["cp", "-a", "box:/srv", &path("out")]);
+    let found = fs::metadata(user.home.path().join("out/page")).expect("copied");
+    assert_eq!((found.uid(), found.gid()), (USER, USER));
+    assert_eq!(fs::read(&file).expect("file"), fs::read(path("out/page")).expect("copied"));
+    assert_eq!(fs::read_link(path("out/link")).expect("link").to_str(), Some("page"));
+    // Not with the rights of anybody else.
+    let secret = user.home.path().join("secret");
+    fs::write(&secret, "of root").expect("file");
+    fs::set_permissions(&secret, fs::Permissions::from_mode(0o600)).expect("mode");
+    for (from, to) in [(path("secret").as_str(), "box:/x"), ("box:/srv/page", "/root/page")] {
+        let refused = user.run(&["cp", from, to]);
+        assert_eq!(refused.status, 1, "{}", refused.err());
+        assert!(refused.err().contains("Permission denied"), "{}", refused.err());
+    }
+    assert!(!Path::new("/root/page").exists());
+    user.ok(&["rm", "-f", "box"]);
 }
 
 /// The message is about what is missing, and what to do about it.
