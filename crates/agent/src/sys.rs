@@ -56,7 +56,7 @@ pub(crate) fn fork(flags: i32, cgroup: Option<BorrowedFd<'_>>) -> io::Result<For
     // SAFETY: without CLONE_VM the child has a copy of this process and its one thread.
     let result =
         unsafe { libc::syscall(libc::SYS_clone3, &raw const args, mem::size_of_val(&args)) };
-    match i32::try_from(result).ok().and_then(|pid| (pid >= 0).then_some(Pid::from_raw(pid))) {
+    match i32::try_from(result).ok().filter(|pid| *pid >= 0).map(Pid::from_raw) {
         None => Err(io::Error::last_os_error()),
         Some(None) => Ok(Forked::Child),
         Some(Some(pid)) => {
