@@ -206,7 +206,14 @@ impl Client {
         Ok(None)
     }
 
-    /// Passes on what was typed; whether the detach keys were.
+    /// Whether the terminal is gone, behind which a container goes on as if it had been detached from. A further
+    /// process learns of it as of any signal or end of input.
+    fn has_hung_up(&self) -> bool {
+        let gone = || matches!(rustix::termios::tcgetwinsize(stdin()), Err(Errno::IO));
+        self.terminal && self.peer == Peer::Keeper && gone()
+    }
+
+    /// Passes on what was typed; whether the detach keys were, or the terminal is gone.
     fn pass_input_on(&mut self) -> io::Result<bool> {
         let mut bytes = vec![0; STEP.min(self.credit)];
         let count = match rustix::io::read(rustix::stdio::stdin(), &mut bytes) {
@@ -217,6 +224,9 @@ impl Client {
         };
         let typed = bytes.get(..count).unwrap_or_default();
         if count == 0 {
+            if self.has_hung_up() {
+                return Ok(true);
+            }
             self.input = false;
             match self.peer {
                 Peer::Keeper => self.link.say(&Ask::StdinEof)?,
@@ -239,6 +249,7 @@ impl Client {
             match u8::try_from(signal) {
                 _ if signal == SIGWINCH => resize(&mut self.link, self.peer, self.terminal)?,
                 _ if !self.started => return Ok(Some(Left::Cancelled(signal))),
+                _ if signal == SIGHUP && self.has_hung_up() => return Ok(Some(Left::Detached)),
                 Ok(number) if self.passes_signals => match self.peer {
                     Peer::Keeper => self.link.say(&Ask::Signal(number))?,
                     Peer::Agent => self.link.say(&Request::Signal(number))?,

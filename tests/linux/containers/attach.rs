@@ -104,7 +104,7 @@ fn containers_outlive_the_terminal_they_were_started_from() {
     shell.type_in(b"x=kept; echo rea''dy\n");
     shell.until("ready\n");
     assert_eq!(window.hang_up(), 129);
-    shell.hang_up();
+    assert_eq!(shell.hang_up(), 0);
     std::thread::sleep(std::time::Duration::from_millis(500));
     assert_eq!(world.names(false), ["shell", "quiet"]);
     assert_eq!(world.ok(&["exec", "quiet", "echo", "alive"]), "alive");
