@@ -7,7 +7,7 @@ use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::PathBuf;
 
 use rustix::fs::{Mode, OFlags};
 use rustix::process::Pid;
@@ -56,12 +56,15 @@ impl Cgroup {
     /// The group in which a process of the container is now: the inner one, or one that the container has made
     /// below it.
     pub(crate) fn group_of(&self, pid: Pid) -> io::Result<OwnedFd> {
-        let text = fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
-        let path = format!("{MOUNT}{}", path(&text).unwrap_or_default());
-        if Path::new(&path).starts_with(INNER) {
-            return Ok(rustix::fs::open(&path, DIRECTORY, Mode::empty())?);
-        }
-        Err(io::Error::other(format!("process {pid} is not in the container's control groups")))
+        let path = path_of(pid)?.ok_or_else(|| io::Error::other("the process is another's"))?;
+        Ok(rustix::fs::open(&path, DIRECTORY, Mode::empty())?)
+    }
+
+    /// The processes of the container, in whatever groups it has made.
+    pub(crate) fn processes(&self) -> impl Iterator<Item = Pid> + use<'_> {
+        let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+        let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        pids.filter_map(Pid::from_raw).filter(|pid| matches!(path_of(*pid), Ok(Some(_))))
     }
 
     /// A file of the inner group; empty if there is none.
@@ -142,6 +145,13 @@ fn make(group: &str, setup: &Setup) -> Result<(), Failure> {
 
 fn open(group: &str) -> Result<OwnedFd, Failure> {
     rustix::fs::open(group, DIRECTORY, Mode::empty()).context("open a control group")
+}
+
+/// The path of the group in which a process of the container is; `None` for any other process.
+fn path_of(pid: Pid) -> io::Result<Option<PathBuf>> {
+    let text = fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
+    let path = PathBuf::from(format!("{MOUNT}{}", path(&text).unwrap_or_default()));
+    Ok(path.starts_with(INNER).then_some(path))
 }
 
 /// The path of the only control group of a process, from its file in proc (cgroups(7)).

@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::Read;
 
+use rustix::process::Pid;
 use vmm_protocol::{Process, Stats, printable};
 
 use crate::cgroup::value;
@@ -67,12 +68,11 @@ fn traffic(text: &str) -> (u64, u64) {
 
 /// The container's processes, the first ones if they are many.
 pub(crate) fn processes(container: &Container) -> Vec<Process> {
-    let list = container.cgroup.read("cgroup.procs");
-    list.lines().filter_map(|pid| process(pid.parse().ok()?)).take(PROCESSES).collect()
+    container.cgroup.processes().filter_map(process).take(PROCESSES).collect()
 }
 
 /// `None` when it has just ended.
-fn process(pid: u32) -> Option<Process> {
+fn process(pid: Pid) -> Option<Process> {
     let read = |name: &str| {
         let (mut bytes, file) = (vec![], fs::File::open(format!("/proc/{pid}/{name}")).ok()?);
         file.take(FILE).read_to_end(&mut bytes).ok()?;
@@ -82,7 +82,8 @@ fn process(pid: u32) -> Option<Process> {
     let status = text("status")?;
     let uid = status.lines().find_map(|line| line.strip_prefix("Uid:"))?;
     let uid = uid.split_whitespace().nth(1)?.parse().ok()?;
-    parse(pid, uid, &text("stat")?, &text("cmdline").unwrap_or_default())
+    let number = u32::try_from(pid.as_raw_nonzero().get()).ok()?;
+    parse(number, uid, &text("stat")?, &text("cmdline").unwrap_or_default())
 }
 
 /// Takes `/proc/PID/stat` and `/proc/PID/cmdline` apart.
@@ -130,7 +131,7 @@ mod tests {
 
     #[test]
     fn this_process_is_found() {
-        let own = process(std::process::id()).unwrap();
+        let own = process(rustix::process::getpid()).unwrap();
         assert!(own.command.contains("agent"), "{own:?}");
     }
 

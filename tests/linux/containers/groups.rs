@@ -18,6 +18,7 @@ fn process_of_exec_finds_its_place_where_the_container_has_groups_of_its_own() {
     eventually("groups are made", || world.ok(&["logs", "one"]).contains("ready"));
     assert_eq!(world.ok(&["exec", "one", "cat", "/proc/self/cgroup"]), "0::/init");
     assert_eq!(world.ok(&["exec", "one", "cat", "/proc/1/cgroup"]), "0::/init");
+    assert!(world.ok(&["top", "one"]).contains("sleep 1000"), "{}", world.ok(&["top", "one"]));
     // The limit holds for all groups together.
     let hungry = ["exec", "one", "dd", "if=/dev/zero", "of=/dev/null", "bs=200M", "count=1"];
     assert_eq!(world.run(&hungry).status, 137);
