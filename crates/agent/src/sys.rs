@@ -158,3 +158,18 @@ pub(crate) fn new_cgroup_namespace() -> io::Result<()> {
     // SAFETY: no descriptors are unshared.
     Ok(unsafe { unshare_unsafe(UnshareFlags::NEWCGROUP) }?)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::os::fd::AsFd;
+
+    use super::*;
+
+    #[test]
+    fn process_that_cannot_be_made_is_an_error() {
+        let no_group = File::open("/dev/null").unwrap();
+        let refused = fork(0, Some(no_group.as_fd())).err().map(|error| error.raw_os_error());
+        assert_eq!(refused, Some(Some(libc::EBADF)));
+    }
+}
