@@ -34,6 +34,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
 use thiserror::Error;
+use vmm_protocol::MAX_MESSAGE;
 
 pub use id::{Id, Name, NameError};
 pub use keeper::keep;
@@ -43,7 +44,7 @@ pub use nouns::{PortMapping, Signal};
 pub use options::RunOptions;
 pub use paths::{Paths, make_private};
 pub use spawn::start;
-pub use spec::{Sources, Spec};
+pub use spec::{Sources, Spec, sendable};
 pub use state::{Container, Containers, Lock, Status};
 
 /// Why a container cannot be made, found or looked after.
@@ -110,6 +111,14 @@ pub enum ContainerError {
     /// Nothing to run.
     #[error("image {0} has no command of its own, and none was given")]
     NoCommand(String),
+    /// More than a message to the agent holds.
+    #[error(
+        "command line and environment take {bytes} bytes, a container takes {MAX_MESSAGE}: hand it a file of them instead"
+    )]
+    TooLong {
+        /// Their size, as it is sent.
+        bytes: usize,
+    },
     /// A word that is no capability.
     #[error("there is no capability {0:?}")]
     NoCapability(String),

@@ -94,7 +94,11 @@ impl EnvEntry {
     pub fn of_file(path: &Path) -> std::io::Result<Vec<Self>> {
         use std::io::{Error, Read};
         let mut text = String::new();
-        std::fs::File::open(path)?.take(MAX_ENV_FILE).read_to_string(&mut text)?;
+        let file = std::fs::File::open(path)?;
+        file.take(1 + MAX_ENV_FILE).read_to_string(&mut text)?;
+        if text.len() > usize::try_from(MAX_ENV_FILE).unwrap_or(usize::MAX) {
+            return Err(Error::other(format!("it is longer than {MAX_ENV_FILE} bytes")));
+        }
         let lines = text.lines().map(str::trim_start);
         let told = lines.filter(|line| !line.is_empty() && !line.starts_with('#'));
         told.map(|line| line.parse().map_err(Error::other)).collect()

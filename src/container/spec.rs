@@ -7,7 +7,8 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use vmm_image::config::ImageConfig;
 use vmm_protocol::{
-    CAPABILITIES, DEFAULT_CAPABILITIES, Rlimit, Role, Setup, Start, TerminalSize, Tmpfs,
+    CAPABILITIES, DEFAULT_CAPABILITIES, FrameError, Request, Rlimit, Role, Setup, Start,
+    TerminalSize, Tmpfs, push_message,
 };
 
 use super::clock::Timestamp;
@@ -136,7 +137,7 @@ fn start(
     if args.is_empty() {
         return Err(ContainerError::NoCommand(options.image.clone()));
     }
-    Ok(Start {
+    sendable(Start {
         role: Role::Init,
         args,
         env: environment(options, config, hostname)?.into_entries(),
@@ -153,6 +154,19 @@ fn start(
         init: options.init,
         ..Start::default()
     })
+}
+
+/// What describes a process, if the agent can be told.
+///
+/// # Errors
+/// It is too long.
+pub fn sendable(start: Start) -> Result<Start, ContainerError> {
+    let request = Request::Start(Box::new(start.clone()));
+    match push_message(&mut vec![], &request) {
+        Err(FrameError::Length { len, .. }) => Err(ContainerError::TooLong { bytes: len }),
+        // Nothing else makes it fail: it is told again when it is sent.
+        _ => Ok(start),
+    }
 }
 
 /// The image's entry point and its arguments: a command of the user replaces the arguments, an entry
@@ -224,6 +238,18 @@ fn names_of(words: &[String]) -> Result<Vec<&'static str>, ContainerError> {
 mod tests {
     use super::*;
     use crate::container::testing::{options, sources};
+
+    #[test]
+    fn more_than_the_agent_can_be_told_is_refused_before_anything_starts() {
+        let refused = |long: usize| {
+            let options = options(&["image", &"x".repeat(long)]);
+            let spec = Spec::new(&options, &ImageConfig::default(), sources());
+            spec.map(drop).map_err(|e| e.to_string())
+        };
+        assert_eq!(refused(vmm_protocol::MAX_MESSAGE / 2), Ok(()));
+        let error = refused(vmm_protocol::MAX_MESSAGE).expect_err("too long");
+        assert!(error.starts_with("command line and environment take 26"), "{error}");
+    }
 
     #[test]
     fn labels_are_the_image_s_unless_the_user_has_others() {

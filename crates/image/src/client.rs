@@ -125,6 +125,7 @@ pub fn pull(paths: &StorePaths, what: &Pull) -> Result<Pulled, ClientError> {
     command.args(what.platform.iter().map(|platform| format!("--platform={platform}")));
     command.args(what.plain_http.then_some("--plain-http"));
     command.args(what.quiet.then_some("--quiet"));
+    command.arg(format!("--parent={}", std::process::id()));
     command.args(["--", &what.reference]).stdin(Stdio::null()).stdout(Stdio::piped());
     let mut child = command.spawn().map_err(start)?;
     let mut answer = Vec::new();

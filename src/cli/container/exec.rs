@@ -13,7 +13,7 @@ use super::super::{Exit, report};
 use super::{containers, exit};
 use crate::container::client::{Left, Peer, Streams, attend, terminal_size};
 use crate::container::nouns::{EnvEntry, Environment};
-use crate::container::{Container, DetachKeys, Status, call};
+use crate::container::{Container, DetachKeys, Status, call, sendable};
 
 #[derive(Debug, Args)]
 pub(in super::super) struct ExecArgs {
@@ -125,7 +125,7 @@ fn process(container: &Container, args: ExecArgs) -> anyhow::Result<Start> {
     }
     args.env.iter().for_each(|entry| entry.apply(&mut variables));
     let size = vmm_protocol::TerminalSize { rows: 24, columns: 80 };
-    Ok(Start {
+    let start = Start {
         role: Role::Exec,
         args: args.command,
         env: variables.into_entries(),
@@ -135,7 +135,8 @@ fn process(container: &Container, args: ExecArgs) -> anyhow::Result<Start> {
         stdin: args.interactive && !args.detach,
         init: false,
         ..first.clone()
-    })
+    };
+    Ok(sendable(start)?)
 }
 
 /// Connects this terminal to a container's first process.

@@ -4,6 +4,7 @@ use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
+use rustix::process::{Signal, getppid, set_parent_process_death_signal};
 use serde::Serialize;
 
 use super::progress::Mode;
@@ -52,6 +53,9 @@ struct PullArgs {
     /// Print no progress
     #[arg(short, long)]
     quiet: bool,
+    /// End with the process of this number, whose child this one is
+    #[arg(long, value_name = "PID", hide = true)]
+    parent: Option<i32>,
 }
 
 /// What is printed.
@@ -79,7 +83,12 @@ pub fn main() -> ExitCode {
 
 fn run(args: PullArgs) -> ExitCode {
     // Nobody would hear what comes of it.
-    let _ = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL));
+    let _ = set_parent_process_death_signal(Some(Signal::KILL));
+    // It may have died before that; then the parent is another process.
+    let parent = getppid().map(|pid| pid.as_raw_nonzero().get());
+    if args.parent.is_some() && args.parent != parent {
+        return ExitCode::FAILURE;
+    }
     let result = perform(args).unwrap_or_else(|(what, hint)| Result::Error { what, hint });
     if let Result::Error { what, hint } = &result
         && io::stdout().is_terminal()
