@@ -1,5 +1,6 @@
 //! The command line: one file per command, and what they share (exit codes, log, report of errors).
 
+mod bench;
 mod boot;
 mod container;
 mod doctor;
@@ -123,6 +124,10 @@ enum Command {
 
     /// Say what images and containers take on the disk, or give some back
     System(system::SystemArgs),
+
+    /// Measure containers and virtual machines side by side
+    #[command(disable_help_flag = true)]
+    Bench(bench::BenchArgs),
 }
 
 /// The text after the long help: the examples and then what a reader of them asks next.
@@ -204,6 +209,7 @@ fn dispatch(cli: Cli, began: Moment) -> anyhow::Result<Exit> {
         Some(Command::Images(args)) => Ok(of_command(images::list(&args))),
         Some(Command::Rmi(args)) => Ok(of_command(images::remove(&args))),
         Some(Command::System(args)) => Ok(of_command(system::run(&args))),
+        Some(Command::Bench(args)) => Ok(of_command(bench::run(&args))),
         None => boot::run(boot),
     }
 }

@@ -41,7 +41,7 @@ pub use keeper::keep;
 pub use keys::DetachKeys;
 pub use network::{Network, Tap, USER_ADDRESS, USER_GATEWAY, USER_PREFIX};
 pub use nouns::{PortMapping, Signal};
-pub use options::RunOptions;
+pub use options::{RunOptions, TimingForm};
 pub use paths::{Paths, make_private};
 pub use spawn::start;
 pub use spec::{Sources, Spec, sendable};

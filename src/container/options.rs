@@ -3,10 +3,19 @@
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 use super::nouns::{AddedHost, Cpus, EnvEntry, Label, PullPolicy, Size, Tmpfs, Ulimit};
 use super::{DetachKeys, Name, Network, PortMapping, Signal};
+
+/// How `--timing` tells the times.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum TimingForm {
+    /// For people
+    Text,
+    /// For programs: microseconds
+    Json,
+}
 
 /// The flags of `vmm run`. Those after IMAGE belong to the command.
 #[derive(Debug, Clone, Args)]
@@ -144,9 +153,10 @@ pub struct RunOptions {
     #[arg(long, value_name = "FILE", help_heading = "Container")]
     pub cidfile: Option<PathBuf>,
 
-    /// Say at the end how long which step took
-    #[arg(long, help_heading = "Container", conflicts_with = "detach")]
-    pub timing: bool,
+    /// Say at the end how long which step took, or, as json, when each was done on the host's monotonic clock
+    #[arg(long, value_name = "FORM", value_enum, num_args = 0..=1, require_equals = true)]
+    #[arg(default_missing_value = "text", help_heading = "Container", conflicts_with = "detach")]
+    pub timing: Option<TimingForm>,
 
     /// Not yet: share a directory of the host
     #[arg(short, long, value_name = "SRC:DST", hide = true)]

@@ -32,3 +32,5 @@ pub mod store;
 mod testing;
 #[cfg(feature = "helper")]
 mod tree;
+#[cfg(any(test, feature = "unpack"))]
+pub mod unpack;

@@ -19,12 +19,12 @@ mod network;
 mod null_guest;
 mod place;
 mod program;
+mod random;
 mod reads;
 mod record;
 mod report;
 mod run;
 mod socket;
-mod stats;
 mod storage;
 mod vsock;
 

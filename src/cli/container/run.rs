@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use rustix::stdio::stdin;
 use rustix::termios::isatty;
+use serde::Serialize;
 use vmm_image::client::{self, Pull};
 use vmm_image::digest::Digest;
 use vmm_image::reference::Reference;
@@ -21,9 +22,10 @@ use crate::container::call::{Call, KILL_TIME};
 use crate::container::client::{Left, Peer, Streams, attend};
 use crate::container::nouns::PullPolicy;
 use crate::container::talk::Ask;
-use crate::container::timing::Moment;
+use crate::container::timing::{Moment, Moments};
 use crate::container::{
-    Container, ContainerError, Network, RunOptions, Signal, Sources, Spec, machine, start,
+    Container, ContainerError, Network, RunOptions, Signal, Sources, Spec, TimingForm, machine,
+    start,
 };
 use crate::preflight;
 
@@ -195,8 +197,11 @@ fn attend_to(
     match left.context("hear the keeper of the container")? {
         Left::Ended(ended) => {
             let exit = exit(&ended);
-            if options.timing {
-                report::note(&timing(&ended.moments.steps(began, Moment::now())));
+            // A program has nothing to learn from the times of what never ran.
+            let form =
+                options.timing.filter(|form| *form == TimingForm::Text || ended.error.is_none());
+            if let Some(form) = form {
+                report::note(&timing(form, &ended.moments, began, Moment::now())?);
             }
             Ok(exit)
         }
@@ -222,8 +227,31 @@ fn attend_to(
     }
 }
 
+/// When the command began, the steps of a container's life and the end, as `--timing=json` says it.
+#[derive(Serialize)]
+struct Told<'a> {
+    began: Moment,
+    #[serde(flatten)]
+    moments: &'a Moments,
+    ended: Moment,
+}
+
+fn timing(
+    form: TimingForm,
+    moments: &Moments,
+    began: Moment,
+    ended: Moment,
+) -> anyhow::Result<String> {
+    Ok(match form {
+        TimingForm::Text => timing_text(&moments.steps(began, ended)),
+        TimingForm::Json => {
+            format!("timing: {}", serde_json::to_string(&Told { began, moments, ended })?)
+        }
+    })
+}
+
 /// The steps of a container's life and their times, which make up the whole.
-fn timing(steps: &[(&str, Duration)]) -> String {
+fn timing_text(steps: &[(&str, Duration)]) -> String {
     let ms = |time: &Duration| format!("{:.3} ms", time.as_secs_f64() * 1e3);
     let whole = steps.iter().map(|(_, time)| time).sum::<Duration>();
     let steps: Vec<_> = steps.iter().map(|(name, time)| format!("{name} {}", ms(time))).collect();

@@ -1,6 +1,7 @@
 //! A disk past the host's page cache: rates of access and what they cost, by each way to move data.
 
 use anyhow::{Context as _, Result, ensure};
+use vmm_contrast::stats::Summary;
 
 use super::Context;
 use super::boot::{ROOT, add_linux_that_runs_us};
@@ -12,7 +13,6 @@ use super::place::Place;
 use super::reads::noise;
 use super::record::{Arm, Records};
 use super::run::interleave;
-use super::stats::Summary;
 use super::storage::{self, ACCESSES, Access};
 
 /// Name of the group.

@@ -2,9 +2,9 @@
 
 use anyhow::{Context, Result};
 use serde::Serialize;
+use vmm_contrast::stats::{MAX_DRIFT, Ratio, Summary, drift};
 
 use super::record::{Arm, Records};
-use super::stats::{MAX_DRIFT, Ratio, Summary, drift};
 
 /// What a figure has to reach.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -100,7 +100,7 @@ impl Figure {
             name: String::new(),
             place: String::new(),
             unit: Unit::Count,
-            ours: Summary { n: 1, min: value, p50: value, p95: value },
+            ours: Summary::exact(value),
             peer: None,
             ratio: None,
             goal: None,

@@ -5,11 +5,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow, ensure};
+use vmm_contrast::stats::Summary;
 
 use super::guest::{DONE, MARK};
 use super::run::{Run, ms};
 use super::socket::{Address, Listener, Stream};
-use super::stats::Summary;
 
 /// How long each takes.
 const SPAN: Duration = Duration::from_millis(500);

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use rustix::fs::OFlags;
 
-use super::stats::SplitMix;
+use super::random::SplitMix;
 use super::{balloon, network, storage, vsock};
 
 /// Where the program lies in the guest, and how it knows its role.

@@ -9,9 +9,9 @@ use super::guest::{self, DONE, MARK};
 use super::inside::Inside;
 use super::monitor::{Disk, Guest};
 use super::place::Place;
+use super::random::SplitMix;
 use super::record::{Arm, Records};
 use super::run::interleave;
-use super::stats::SplitMix;
 
 /// Name of the group.
 pub(super) const GROUP: &str = "io";

@@ -6,10 +6,10 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result};
+use vmm_contrast::stats::{MAX_DRIFT, Summary};
 
 use super::figure::{Figure, Goal, Unit};
 use super::record::{Arm, Records};
-use super::stats::{MAX_DRIFT, Summary};
 use super::{histogram, null_guest};
 
 /// Between these two lines of the document everything is written by [`update_document`].

@@ -9,7 +9,7 @@ use rustix::fs::OFlags;
 
 use super::aio;
 use super::guest::{Aligned, BLOCK, CHUNK, DISK, MARK, size};
-use super::stats::SplitMix;
+use super::random::SplitMix;
 
 /// The variable that asks for this; the kernel passes it on from its command line.
 pub(super) const ROLE: &str = "BENCH_BLOCK";

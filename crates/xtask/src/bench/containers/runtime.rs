@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use serde_json::{Value, json};
+use vmm_contrast::arm::bundle_config;
 
 use super::super::inside::Inside;
 use super::super::place::VMM;
@@ -27,8 +27,6 @@ pub(super) enum Runtime {
 
 pub(super) const ALL: [Runtime; 3] = [Runtime::Vmm, Runtime::Runc, Runtime::Crun];
 
-/// What docker would have runc do; the command and the root file system are filled in.
-const CONFIG: &str = include_str!("config.json");
 /// The container that further processes are started in.
 const SLEEPER: &str = "sleeper";
 /// Between two containers: the kernel closes a virtual machine when its process has ended.
@@ -106,7 +104,7 @@ impl World {
         let bundle = |name: &str, args: &[&str]| -> Result<PathBuf> {
             let directory = inside.file(name);
             fs::create_dir_all(&directory)?;
-            let config = config(&rootfs, args)?;
+            let config = bundle_config(&rootfs, args);
             fs::write(directory.join("config.json"), config.to_string())?;
             Ok(directory)
         };
@@ -194,19 +192,6 @@ impl World {
     }
 }
 
-/// The configuration of a bundle.
-fn config(rootfs: &Path, args: &[&str]) -> Result<Value> {
-    let mut config: Value = serde_json::from_str(CONFIG).context("read the bundles' form")?;
-    let mut fill = |object: &str, key: &str, value: Value| -> Result<()> {
-        let place = config.get_mut(object).and_then(|object| object.get_mut(key));
-        *place.with_context(|| format!("the bundles' form has no {object}.{key}"))? = value;
-        Ok(())
-    };
-    fill("process", "args", json!(args))?;
-    fill("root", "path", json!(rootfs))?;
-    Ok(config)
-}
-
 /// The process of ours that was started with the command `word`.
 fn process(word: &str) -> Result<Option<u32>> {
     for entry in fs::read_dir("/proc").context("list processes")? {
@@ -228,13 +213,6 @@ fn process(word: &str) -> Result<Option<u32>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn bundles_are_filled_in() {
-        let config = config(Path::new("/r"), &["true"]).unwrap();
-        assert_eq!(config["process"]["args"][0], "true");
-        assert_eq!(config["root"]["path"], "/r");
-    }
 
     #[test]
     fn steps_are_found_by_their_whole_name() {

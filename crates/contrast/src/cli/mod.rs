@@ -1,0 +1,75 @@
+//! The command line of `vmm-contrast`.
+
+mod compare;
+mod interrupt;
+mod output;
+mod startup;
+mod surroundings;
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use vmm_image::inherited;
+
+/// A command failed, as with all of `vmm` that is about containers.
+const FAILED: u8 = 125;
+/// Ended by SIGINT, as shells have it.
+const INTERRUPTED: u8 = 130;
+
+/// Compare containers and virtual machines by measuring them (started by vmm)
+#[derive(Debug, Parser)]
+#[command(name = "vmm", bin_name = "vmm", version, disable_help_subcommand = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Measure containers and virtual machines side by side
+    #[command(subcommand)]
+    Bench(Bench),
+}
+
+#[derive(Debug, Subcommand)]
+enum Bench {
+    /// How long a command takes from start to end, in every way this host can run it
+    Startup(startup::StartupArgs),
+    /// What changed between two reports of `startup`
+    Compare(compare::CompareArgs),
+}
+
+/// Runs the program.
+pub fn main() -> ExitCode {
+    inherited::hear_of_children();
+    // Where there is no /proc, nothing that is started has more than this process.
+    let _: io::Result<()> = inherited::keep_files();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _: io::Result<()> = error.print();
+            return if error.use_stderr() { FAILED.into() } else { ExitCode::SUCCESS };
+        }
+    };
+    let result = match cli.command {
+        Command::Bench(Bench::Startup(args)) => startup::run(&args),
+        Command::Bench(Bench::Compare(args)) => compare::run(&args),
+    };
+    result.unwrap_or_else(|error| {
+        // Without standard error there is nobody to tell.
+        let _: io::Result<()> = writeln!(io::stderr(), "vmm: {error:#}");
+        FAILED.into()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,324 @@
+//! `vmm bench startup`.
+
+use std::fs::OpenOptions;
+use std::io::{self, IsTerminal};
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use vmm_image::store::{Store, StorePaths};
+
+use super::interrupt::Interrupt;
+use super::output::Output;
+use super::{INTERRUPTED, surroundings};
+use crate::arm::{self, Arm, Instance, Setting};
+use crate::fingerprint::Fingerprint;
+use crate::leftovers;
+use crate::measure::{Found, Measurement};
+use crate::plan::{Cache, Plan};
+use crate::report::{Entry, FORM, Format, Image, Report, assemble, render};
+use crate::verdict::Verdict;
+use crate::workload::Workload;
+
+/// Which arm ratios are to, the first of these that is here, unless the user says.
+const BASELINES: [&str; 3] = ["runc", "crun", "process"];
+
+const CLOCK: &str = "CLOCK_MONOTONIC of this host, from before the process of the runtime is made until its \
+                     parent has its exit status";
+
+#[derive(Debug, Args)]
+pub(super) struct StartupArgs {
+    /// Measure only these, such as process,runc,vmm [default: all]
+    #[arg(long, value_name = "NAME,...", value_delimiter = ',')]
+    arms: Vec<String>,
+
+    /// The arm that ratios are to [default: runc, or what is here]
+    #[arg(long, value_name = "NAME")]
+    baseline: Option<String>,
+
+    /// Runs of each arm that count
+    #[arg(long, value_name = "N", default_value = "30", value_parser = count(1, 100_000))]
+    runs: u64,
+
+    /// Runs of each arm before those
+    #[arg(long, value_name = "N", default_value = "1", value_parser = count(0, 1000))]
+    warm_ups: u64,
+
+    /// How many to start at once, in each of these ways
+    #[arg(
+        long, value_name = "N,...", default_value = "1", value_delimiter = ',',
+        value_parser = count(1, 256)
+    )]
+    parallel: Vec<u64>,
+
+    /// What the page cache holds before a run
+    #[arg(long, value_name = "STATE,...", default_value = "warm", value_delimiter = ',')]
+    #[arg(value_parser = cache)]
+    cache: Vec<Cache>,
+
+    /// Kill a run, and count it as failed, after so many seconds
+    #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = count(1, 86_400))]
+    timeout: u64,
+
+    /// What the order of runs comes from
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    seed: u64,
+
+    /// Form of the report
+    #[arg(long, value_name = "FORMAT", value_enum, default_value = "table")]
+    format: Format,
+
+    /// Write the report to a file
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+
+    /// Show no progress
+    #[arg(short, long)]
+    quiet: bool,
+
+    /// Image: a name, or oci:DIR, oci-archive:FILE, docker-archive:FILE
+    #[arg(value_name = "IMAGE")]
+    image: String,
+
+    /// Command and arguments in place of the image's
+    #[arg(value_name = "COMMAND", trailing_var_arg = true, allow_hyphen_values = true)]
+    command: Vec<String>,
+}
+
+fn count(least: u64, most: u64) -> clap::builder::RangedU64ValueParser {
+    clap::value_parser!(u64).range(least..=most)
+}
+
+fn cache(text: &str) -> Result<Cache, String> {
+    match text {
+        "warm" => Ok(Cache::Warm),
+        "cold" => Ok(Cache::Cold),
+        _ => Err("it is warm or cold".to_owned()),
+    }
+}
+
+/// Measures and reports. What an interrupt leaves undone is said in the report, and by the status.
+pub(super) fn run(args: &StartupArgs) -> Result<ExitCode> {
+    let names = names(args)?;
+    let output = Output::open(args.output.as_deref())?;
+    let interrupt = Interrupt::catch().context("catch signals")?;
+    leftovers::adopt().context("become the parent of what runtimes leave")?;
+    let store = Store::open(StorePaths::from_environment()?)?;
+    let image = surroundings::image(&store, &args.image, args.quiet)?;
+    let (workload, unpacked) =
+        surroundings::workload(&image, &args.image, &args.command, store.paths())?;
+    let directory = Directory::new().context("make a directory for bundles")?;
+    let setting = Setting { workload: &workload, directory: &directory.0 };
+    let (entries, arms) = open(&names, &setting);
+    let baseline = baseline(args, &entries)?;
+    let kvm = arm::find_vmm().ok().and_then(|vmm| surroundings::kvm(&vmm));
+    let fingerprint = Fingerprint::take(kvm, &workload.rootfs);
+    let (plan, mut limitations) = plan(args);
+    let timeout = Duration::from_secs(args.timeout);
+    let measurement = Measurement { arms: &arms, timeout, interrupt: interrupt.as_fd() };
+    let found = measure(&measurement, &plan, args.quiet, &entries);
+    limitations.extend(found.given_up.iter().filter_map(|arm| {
+        let entry = entries.iter().find(|entry| entry.place == Ok(*arm))?;
+        Some(format!("{} was not run again after its warm-ups had failed", entry.name))
+    }));
+    let verdict = Verdict::of(&fingerprint, &found.control, plan.runs, found.interrupted);
+    let report = Report {
+        form: FORM.to_owned(),
+        title: title(&workload, &fingerprint, found.interrupted),
+        partial: found.interrupted,
+        image: Image { reference: workload.reference.clone(), id: workload.id.clone() },
+        command: workload.args.clone(),
+        seed: plan.seed,
+        runs: plan.runs,
+        warm_ups: plan.warm_ups,
+        timeout_ms: timeout.as_secs_f64() * 1e3,
+        arms: assemble(&entries, &found, baseline.as_deref()),
+        baseline,
+        clock: CLOCK.to_owned(),
+        prepared: vec![
+            unpacked,
+            "the same unpacked root file system serves all containers".to_owned(),
+        ],
+        limitations,
+        fingerprint,
+        verdict,
+    };
+    output.write(&render(&report, args.format)?)?;
+    Ok(if found.interrupted { INTERRUPTED.into() } else { ExitCode::SUCCESS })
+}
+
+/// The arms that are asked for.
+fn names(args: &StartupArgs) -> Result<Vec<String>> {
+    let known: Vec<&str> = arm::names().collect();
+    let list = if args.arms.is_empty() {
+        known.iter().map(|name| (*name).to_owned()).collect()
+    } else {
+        args.arms.clone()
+    };
+    for name in list.iter().chain(&args.baseline) {
+        if !known.contains(&name.as_str()) {
+            bail!("there is no arm named {name}; there are {}", known.join(", "));
+        }
+    }
+    if let Some(baseline) = &args.baseline
+        && !list.contains(baseline)
+    {
+        bail!("the baseline {baseline} is not among the arms {}", list.join(", "));
+    }
+    let mut chosen: Vec<String> = vec![];
+    for name in list {
+        if !chosen.contains(&name) {
+            chosen.push(name);
+        }
+    }
+    Ok(chosen)
+}
+
+/// Finds the arms on this host.
+fn open(names: &[String], setting: &Setting<'_>) -> (Vec<Entry>, Vec<Box<dyn Arm>>) {
+    let (mut entries, mut arms) = (vec![], vec![]);
+    for name in names {
+        let mut entry = Entry::absent(name);
+        match arm::open(name, setting) {
+            Ok(arm) => {
+                let command = arm.command(&Instance { name: "NAME".to_owned() });
+                entry.place = Ok(arms.len());
+                entry.version = Some(arm.version());
+                entry.command_line = Some(describe(&command));
+                entry.prepared = arm.prepared();
+                arms.push(arm);
+            }
+            Err(absent) => entry.place = Err(absent.0),
+        }
+        entries.push(entry);
+    }
+    (entries, arms)
+}
+
+/// A command line as one would type it.
+fn describe(command: &std::process::Command) -> String {
+    let words = [command.get_program()].into_iter().chain(command.get_args());
+    let word = |word: &std::ffi::OsStr| {
+        let text = word.to_string_lossy();
+        let plain = |c: char| c.is_ascii_alphanumeric() || "-_=./:,@%+".contains(c);
+        if !text.is_empty() && text.chars().all(plain) {
+            return text.into_owned();
+        }
+        format!("'{}'", text.replace('\'', "'\\''"))
+    };
+    words.map(word).collect::<Vec<_>>().join(" ")
+}
+
+fn baseline(args: &StartupArgs, entries: &[Entry]) -> Result<Option<String>> {
+    let find = |name: &str| entries.iter().find(|entry| entry.name == name);
+    if let Some(name) = &args.baseline {
+        if let Some(Err(why)) = find(name).map(|entry| &entry.place) {
+            bail!("the baseline {name} cannot be measured here: {why}");
+        }
+        return Ok(Some(name.clone()));
+    }
+    let is_here = |name: &&str| find(name).is_some_and(|entry| entry.place.is_ok());
+    Ok(BASELINES.into_iter().find(|name| is_here(name)).map(str::to_owned))
+}
+
+/// The plan, and what of it is not as asked.
+fn plan(args: &StartupArgs) -> (Plan, Vec<String>) {
+    let number = |value: u64| usize::try_from(value).unwrap_or(usize::MAX);
+    let mut limitations = vec![];
+    let mut caches = args.cache.clone();
+    if caches.contains(&Cache::Cold)
+        && let Err(error) = OpenOptions::new().write(true).open("/proc/sys/vm/drop_caches")
+    {
+        limitations.push(format!("nothing was measured with a cold page cache: drop it: {error}"));
+        caches.retain(|cache| *cache != Cache::Cold);
+    }
+    if cfg!(debug_assertions) {
+        limitations.push("this is a build for debugging, whose own programs are slow".to_owned());
+    }
+    let mut parallel: Vec<usize> = args.parallel.iter().copied().map(number).collect();
+    parallel.sort_unstable();
+    parallel.dedup();
+    caches.sort_unstable();
+    caches.dedup();
+    let (warm_ups, runs) = (number(args.warm_ups), number(args.runs));
+    (Plan { seed: args.seed, warm_ups, runs, parallel, caches }, limitations)
+}
+
+fn measure(measurement: &Measurement<'_>, plan: &Plan, quiet: bool, entries: &[Entry]) -> Found {
+    let bar = ProgressBar::new(plan.turns(measurement.arms.len()).len() as u64);
+    if quiet || !io::stderr().is_terminal() {
+        bar.set_draw_target(ProgressDrawTarget::hidden());
+    }
+    if let Ok(style) = ProgressStyle::with_template("{wide_bar} {pos}/{len} {msg:16} {eta}") {
+        bar.set_style(style);
+    }
+    let found = measurement.perform(plan, |number, who| {
+        let entry = entries.iter().find(|entry| Some(entry.place.clone()) == who.map(Ok));
+        bar.set_message(entry.map_or("control", |entry| &entry.name).to_owned());
+        bar.set_position(number as u64);
+    });
+    bar.finish_and_clear();
+    found
+}
+
+fn title(workload: &Workload, fingerprint: &Fingerprint, partial: bool) -> String {
+    let mut title = format!("startup of {} in {}", workload.args.join(" "), workload.reference);
+    if let Some(caveat) = fingerprint.virtualisation.caveat() {
+        title.push_str(&format!(", {caveat}"));
+    }
+    if partial {
+        title.push_str(" (partial)");
+    }
+    title
+}
+
+/// A directory of this run, removed with it.
+struct Directory(PathBuf);
+
+impl Directory {
+    fn new() -> io::Result<Self> {
+        use std::os::unix::fs::DirBuilderExt;
+        let base = if Path::new("/run").is_dir() && rustix::process::geteuid().is_root() {
+            PathBuf::from("/run")
+        } else {
+            std::env::temp_dir()
+        };
+        let path = base.join(format!("vmm-contrast-{}", std::process::id()));
+        std::fs::DirBuilder::new().mode(0o700).create(&path)?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        // Nothing is left to do about one that stays.
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn command_lines_can_be_typed() {
+        let mut command = std::process::Command::new("a");
+        command.args(["b c", "", "d'e", "--f=g"]);
+        assert_eq!(describe(&command), "a 'b c' '' 'd'\\''e' --f=g");
+    }
+
+    #[test]
+    fn output_that_comes_to_nothing_leaves_no_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("new");
+        drop(Output::open(Some(&path)).unwrap());
+        assert!(!path.exists());
+        Output::open(Some(&path)).unwrap().write("x").unwrap();
+        drop(Output::open(Some(&path)).unwrap());
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "x");
+    }
+}

@@ -1,0 +1,346 @@
+//! One run of a process: started, watched, and over before long.
+
+use std::io::{self, PipeReader, Read};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
+
+use crate::clock::Moment;
+
+/// Bytes of each stream that are kept.
+const KEPT: usize = 64 << 10;
+/// Characters of standard error that a failure shows.
+const SHOWN: usize = 500;
+
+/// A run that came to its end by itself, with status 0.
+#[derive(Debug, Clone)]
+pub struct Finished {
+    /// Before its process was made.
+    pub began: Moment,
+    /// The process has become the program.
+    pub spawned: Moment,
+    /// The first byte of its standard output was there.
+    pub first_output: Option<Moment>,
+    /// Its parent has its exit status.
+    pub ended: Moment,
+    /// What it wrote to standard output, the first of it.
+    pub output: Vec<u8>,
+    /// What it wrote to standard error, the first of it.
+    pub errors: String,
+}
+
+/// Why a run counts for nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// There is no process.
+    #[error("cannot be started: {0}")]
+    Start(#[source] io::Error),
+    /// It took too long and was killed.
+    #[error("was killed after {} s without an end{}", time.as_secs_f64(), said(errors))]
+    Timeout {
+        /// How long it took.
+        time: Duration,
+        /// Its standard error.
+        errors: String,
+    },
+    /// It ended with something else than success.
+    #[error("ended with {status}{}", said(errors))]
+    Status {
+        /// How it ended.
+        status: ExitStatus,
+        /// Its standard error.
+        errors: String,
+    },
+    /// It printed nothing where others print something.
+    #[error("printed nothing, where the same command prints something elsewhere")]
+    Silent,
+    /// It left processes behind.
+    #[error("left processes behind, which were killed: {}", .0.join(", "))]
+    Leftovers(Vec<String>),
+    /// It cannot be watched any more.
+    #[error("cannot be watched: {0}")]
+    Watch(#[source] io::Error),
+    /// The user wants no more.
+    #[error("was interrupted")]
+    Interrupted,
+}
+
+/// What a process said, the first of it, as the end of a sentence.
+fn said(errors: &str) -> String {
+    let lines = errors.lines().map(str::trim).filter(|line| !line.is_empty());
+    let text = lines.collect::<Vec<_>>().join("; ");
+    let most = text.char_indices().nth(SHOWN).map_or(text.len(), |(at, _)| at);
+    match text.get(..most) {
+        None | Some("") => String::new(),
+        Some(start) if most < text.len() => format!(": {start} ..."),
+        Some(whole) => format!(": {whole}"),
+    }
+}
+
+/// Runs `command` until it ends, `timeout` is over or `interrupt` becomes readable. Its standard input is
+/// empty. The clock starts before the new process is made. Whatever else is in its process group ends
+/// with a run that fails.
+///
+/// # Errors
+/// See [`Failure`].
+pub fn launch(
+    command: &mut Command,
+    timeout: Duration,
+    interrupt: BorrowedFd<'_>,
+) -> Result<Finished, Failure> {
+    let (output, stdout) = io::pipe().map_err(Failure::Start)?;
+    let (errors, stderr) = io::pipe().map_err(Failure::Start)?;
+    command.stdin(Stdio::null()).stdout(stdout).stderr(stderr).process_group(0);
+    let began = Moment::now();
+    let child = command.spawn();
+    let spawned = Moment::now();
+    // The command keeps its ends of the pipes, which would never end.
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+    let child = child.map_err(Failure::Start)?;
+    let mut run =
+        Run { child, output: Stream::new(output), errors: Stream::new(errors), over: false };
+    let ended = run.watch(began, timeout, interrupt)?;
+    let first_output = run.output.first;
+    let (output, errors) = (std::mem::take(&mut run.output.kept), run.errors.text());
+    Ok(Finished { began, spawned, first_output, ended, output, errors })
+}
+
+/// A process that may still be there. Dropping it ends it, and its group.
+struct Run {
+    child: Child,
+    output: Stream,
+    errors: Stream,
+    over: bool,
+}
+
+impl Run {
+    fn watch(
+        &mut self,
+        began: Moment,
+        timeout: Duration,
+        interrupt: BorrowedFd<'_>,
+    ) -> Result<Moment, Failure> {
+        let watch = |errno: Errno| Failure::Watch(errno.into());
+        let process =
+            pidfd_open(Pid::from_child(&self.child), PidfdFlags::empty()).map_err(watch)?;
+        loop {
+            let left = timeout.checked_sub(Moment::now().since(began));
+            let Some(left) = left else {
+                return Err(Failure::Timeout { time: timeout, errors: self.errors.text() });
+            };
+            let ready = self.wait(&process, interrupt, left).map_err(watch)?;
+            if ready.process {
+                return self.end();
+            }
+            if ready.interrupt {
+                return Err(Failure::Interrupted);
+            }
+        }
+    }
+
+    /// Takes the exit status, and what is left in the pipes.
+    fn end(&mut self) -> Result<Moment, Failure> {
+        let status = self.child.wait().map_err(Failure::Watch)?;
+        let ended = Moment::now();
+        self.over = status.success();
+        self.output.take_all();
+        self.errors.take_all();
+        if !status.success() {
+            return Err(Failure::Status { status, errors: self.errors.text() });
+        }
+        Ok(ended)
+    }
+
+    /// Waits for anything, and reads what was printed.
+    fn wait(
+        &mut self,
+        process: &OwnedFd,
+        interrupt: BorrowedFd<'_>,
+        left: Duration,
+    ) -> Result<Ready, Errno> {
+        let time = Timespec::try_from(left).map_err(|_| Errno::INVAL)?;
+        let (ready, output, errors) = {
+            let mut fds = vec![
+                PollFd::new(process, PollFlags::IN),
+                PollFd::from_borrowed_fd(interrupt, PollFlags::IN),
+            ];
+            let streams = [&self.output, &self.errors];
+            let open = streams.iter().filter_map(|stream| stream.pipe.as_ref());
+            fds.extend(open.map(|pipe| PollFd::new(pipe, PollFlags::IN)));
+            match poll(&mut fds, Some(&time)) {
+                Err(Errno::INTR) => {}
+                result => {
+                    result?;
+                }
+            }
+            let mut ready = fds.iter().map(|fd| !fd.revents().is_empty());
+            let mut next = || ready.next().unwrap_or(false);
+            let found = Ready { process: next(), interrupt: next() };
+            let output = self.output.pipe.is_some() && next();
+            (found, output, self.errors.pipe.is_some() && next())
+        };
+        if output {
+            self.output.take_some();
+        }
+        if errors {
+            self.errors.take_some();
+        }
+        Ok(ready)
+    }
+}
+
+impl Drop for Run {
+    fn drop(&mut self) {
+        if self.over {
+            return;
+        }
+        // All of it may have ended already.
+        let _ = kill_process_group(Pid::from_child(&self.child), Signal::KILL);
+        let _ = self.child.wait();
+    }
+}
+
+/// What was waited for.
+struct Ready {
+    process: bool,
+    interrupt: bool,
+}
+
+/// One of a process's streams, as it is read.
+struct Stream {
+    pipe: Option<PipeReader>,
+    first: Option<Moment>,
+    kept: Vec<u8>,
+}
+
+impl Stream {
+    fn new(pipe: PipeReader) -> Self {
+        Self { pipe: Some(pipe), first: None, kept: vec![] }
+    }
+
+    /// Reads once, from a pipe that has something or is at its end.
+    fn take_some(&mut self) -> bool {
+        let now = Moment::now();
+        let mut buffer = [0; 4096];
+        let read = self.pipe.as_mut().map(|pipe| pipe.read(&mut buffer));
+        match read {
+            Some(Ok(len)) if len > 0 => {
+                self.first.get_or_insert(now);
+                let room = KEPT.saturating_sub(self.kept.len()).min(len);
+                self.kept.extend_from_slice(buffer.get(..room).unwrap_or_default());
+                true
+            }
+            Some(_) => {
+                self.pipe = None;
+                false
+            }
+            None => false,
+        }
+    }
+
+    /// Reads what is there, without waiting for who still holds the other end.
+    fn take_all(&mut self) {
+        while let Some(pipe) = &self.pipe {
+            let mut fds = [PollFd::from_borrowed_fd(pipe.as_fd(), PollFlags::IN)];
+            let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+            if poll(&mut fds, Some(&now)) != Ok(1) || !self.take_some() {
+                return;
+            }
+        }
+    }
+
+    fn text(&self) -> String {
+        String::from_utf8_lossy(&self.kept).into_owned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    const LONG: Duration = Duration::from_secs(60);
+
+    fn shell(script: &str) -> Command {
+        let mut command = Command::new("sh");
+        command.args(["-c", script]);
+        command
+    }
+
+    fn run(script: &str, timeout: Duration) -> Result<Finished, Failure> {
+        let (never, _open) = io::pipe().unwrap();
+        launch(&mut shell(script), timeout, never.as_fd())
+    }
+
+    #[test]
+    fn moments_of_a_run_follow_each_other() {
+        let done = run("echo one; sleep 0.05; echo two >&2", LONG).unwrap();
+        let first = done.first_output.unwrap();
+        assert!(done.began < done.spawned && done.spawned < done.ended);
+        assert!(done.began < first && first < done.ended);
+        assert!(done.ended.since(first) > Duration::from_millis(40));
+        assert_eq!((&*done.output, &*done.errors), (&b"one\n"[..], "two\n"));
+    }
+
+    #[test]
+    fn run_without_output_has_no_first_byte() {
+        let done = run("true", LONG).unwrap();
+        assert_eq!((done.first_output, done.output), (None, vec![]));
+    }
+
+    #[test]
+    fn run_that_fails_says_how_and_what_it_said() {
+        let failure = run("echo why >&2; echo; echo so >&2; exit 3", LONG).unwrap_err().to_string();
+        assert_eq!(failure, "ended with exit status: 3: why; so");
+        let long = run("yes >&2 | head -c 100000 >&2; exit 3", LONG).unwrap_err().to_string();
+        assert!(long.ends_with(" ...") && long.len() < 600, "{long}");
+        let failure = run("kill -9 $$", LONG).unwrap_err().to_string();
+        assert!(failure.contains("signal: 9"), "{failure}");
+        let (never, _open) = io::pipe().unwrap();
+        let none = launch(&mut Command::new("/no/such"), LONG, never.as_fd()).unwrap_err();
+        assert!(matches!(none, Failure::Start(_)), "{none}");
+    }
+
+    #[test]
+    fn hanging_run_is_killed_with_its_children() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let script = format!("sleep 1000 & echo $! > {}; wait", file.path().display());
+        let before = Moment::now();
+        let failure = run(&script, Duration::from_millis(300)).unwrap_err();
+        assert!(matches!(failure, Failure::Timeout { .. }), "{failure}");
+        assert!(Moment::now().since(before) < Duration::from_secs(30));
+        let child = std::fs::read_to_string(file.path()).unwrap();
+        let state = || std::fs::read_to_string(format!("/proc/{}/stat", child.trim()));
+        let is_gone = || state().map_or(true, |stat| stat.contains(") Z "));
+        while !is_gone() {
+            assert!(Moment::now().since(before) < LONG, "the child lives");
+        }
+    }
+
+    #[test]
+    fn interrupt_ends_the_run() {
+        let (interrupt, mut other) = io::pipe().unwrap();
+        other.write_all(b"x").unwrap();
+        let failure = launch(&mut shell("sleep 1000"), LONG, interrupt.as_fd()).unwrap_err();
+        assert!(matches!(failure, Failure::Interrupted), "{failure}");
+    }
+
+    #[test]
+    fn output_without_end_is_read_and_forgotten() {
+        let done = run("head -c 3000000 /dev/zero", LONG).unwrap();
+        assert_eq!(done.output.len(), KEPT);
+    }
+
+    #[test]
+    fn who_holds_the_streams_after_the_end_is_not_waited_for() {
+        let before = Moment::now();
+        let done = run("(sleep 3; true) & echo x", LONG).unwrap();
+        assert_eq!(done.output, b"x\n");
+        assert!(Moment::now().since(before) < Duration::from_secs(2));
+    }
+}

@@ -1,0 +1,36 @@
+//! What a virtual machine costs over a container, measured: the same image and command in every way this
+//! host can run them, in turn, in one run.
+//!
+//! A module uses only those above it:
+//!
+//! - [`clock`]: the one clock all times are taken from.
+//! - [`stats`]: quantiles, intervals and ratios.
+//! - [`timeline`]: the phases of one run, whose times make up the whole.
+//! - [`workload`], [`user`], [`rootfs`]: what is run, as whom, and where.
+//! - [`launch`], [`leftovers`]: one process, started and watched, and what it leaves.
+//! - [`arm`]: a way to run a command.
+//! - [`plan`]: the order of runs.
+//! - [`measure`]: a plan carried out.
+//! - [`virtualisation`], [`fingerprint`], [`verdict`]: the host, and whether its numbers are to be trusted.
+//! - [`report`], [`compare`]: what was found, in every form; two of these.
+//! - [`cli`]: the program `vmm-contrast`.
+
+pub mod arm;
+pub mod cli;
+pub mod clock;
+pub mod compare;
+pub mod fingerprint;
+pub mod launch;
+pub mod leftovers;
+pub mod measure;
+pub mod plan;
+pub mod report;
+pub mod rootfs;
+pub mod stats;
+#[cfg(test)]
+mod testing;
+pub mod timeline;
+pub mod user;
+pub mod verdict;
+pub mod virtualisation;
+pub mod workload;

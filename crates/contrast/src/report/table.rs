@@ -1,0 +1,128 @@
+//! The report for people.
+
+use std::fmt::Write as _;
+
+use super::{ArmReport, Measured, Report};
+
+/// Column headings of a list of arms.
+pub(super) const HEADINGS: [&str; 9] =
+    ["ARM", "RUNS", "MIN", "P50", "P90", "P95", "P99", "95 % INTERVAL", "RATIO"];
+
+pub(super) fn of(report: &Report) -> String {
+    let mut text = format!("{}\n\n", report.title);
+    text.push_str(&columns(&rows(report)));
+    for (heading, list) in sections(report) {
+        if !list.is_empty() {
+            let _ = writeln!(text, "\n{heading}:");
+            for line in list {
+                let _ = writeln!(text, "  {line}");
+            }
+        }
+    }
+    text
+}
+
+/// Rows of all arms, the headings first; times in milliseconds.
+pub(super) fn rows(report: &Report) -> Vec<Vec<String>> {
+    let mut rows = vec![HEADINGS.map(str::to_owned).to_vec()];
+    for arm in &report.arms {
+        if arm.absent.is_some() {
+            continue;
+        }
+        rows.push(row(&arm.name, &arm.measured));
+        for other in &arm.others {
+            let cold = if other.cache == crate::plan::Cache::Cold { ", cold" } else { "" };
+            let name = match other.parallel {
+                1 => format!("{}{cold}", arm.name),
+                parallel => format!("{}{cold}, {parallel} at once", arm.name),
+            };
+            rows.push(row(&name, &other.measured));
+        }
+    }
+    rows
+}
+
+fn row(name: &str, measured: &Measured) -> Vec<String> {
+    let number = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |v| format!("{v:.2}"));
+    let ratio = match (measured.ratio, measured.ratio_interval) {
+        (Some(ratio), Some([low, high])) => format!("{ratio:.3} ({low:.3} - {high:.3})"),
+        _ => "-".to_owned(),
+    };
+    let interval = measured.interval;
+    let interval = interval.map_or_else(|| "-".to_owned(), |[a, b]| format!("{a:.2} - {b:.2}"));
+    let Measured { min, p50, p90, p95, p99, .. } = *measured;
+    let mut row = vec![name.to_owned(), measured.runs.to_string()];
+    row.extend([min, p50, p90, p95, p99].map(number));
+    row.extend([interval, ratio]);
+    row
+}
+
+/// What stands below the numbers.
+pub(super) fn sections(report: &Report) -> Vec<(&'static str, Vec<String>)> {
+    let verdict = &report.verdict;
+    let validity = match verdict.valid {
+        true => "nothing speaks against these numbers".to_owned(),
+        false => format!("NOT VALID: {}", verdict.reasons.join("; ")),
+    };
+    let drift = verdict.control_drift.map(|drift| {
+        format!("the control changed by {:.1} % in {} runs", drift * 100.0, verdict.controls)
+    });
+    let absent = report
+        .arms
+        .iter()
+        .filter_map(|arm| arm.absent.as_ref().map(|why| format!("{}: {why}", arm.name)));
+    let ratio =
+        report.baseline.as_ref().map(|name| format!("ratios are to {name}, in the same rounds"));
+    let measured =
+        [Some("times are in milliseconds".to_owned()), ratio, Some(report.clock.clone())];
+    vec![
+        (
+            "Phases (means; they add up to the whole)",
+            report.arms.iter().filter_map(phases).collect(),
+        ),
+        ("Absent", absent.collect()),
+        ("Failures", report.arms.iter().flat_map(failures).collect()),
+        ("Measured", measured.into_iter().flatten().collect()),
+        ("Prepared before the clock started", report.prepared.clone()),
+        ("Not as asked", report.limitations.clone()),
+        ("Verdict", [validity].into_iter().chain(drift).chain(verdict.notes.clone()).collect()),
+    ]
+}
+
+fn phases(arm: &ArmReport) -> Option<String> {
+    let phase = |phase: &super::PhaseReport| format!("{} {:.2}", phase.name, phase.mean);
+    let list: Vec<_> = arm.measured.phases.iter().map(phase).collect();
+    (!list.is_empty()).then(|| format!("{}: {}", arm.name, list.join(", ")))
+}
+
+/// One line for each way to fail, with how often.
+fn failures(arm: &ArmReport) -> Vec<String> {
+    let mut kinds: Vec<(&str, usize)> = vec![];
+    for failure in &arm.failures {
+        match kinds.iter_mut().find(|(why, _)| *why == failure.why) {
+            Some((_, count)) => *count += 1,
+            None => kinds.push((&failure.why, 1)),
+        }
+    }
+    kinds.into_iter().map(|(why, count)| format!("{}: {count} x {why}", arm.name)).collect()
+}
+
+/// Cells under each other, the first column to the left.
+fn columns(rows: &[Vec<String>]) -> String {
+    let count = rows.first().map_or(0, Vec::len);
+    let width = |column: usize| {
+        let cells = rows.iter().filter_map(|row| row.get(column));
+        cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..count).map(width).collect();
+    let mut text = String::new();
+    for row in rows {
+        let cell = |(index, (cell, width)): (usize, (&String, &usize))| match index {
+            0 => format!("{cell:<width$}"),
+            _ => format!("{cell:>width$}"),
+        };
+        let cells: Vec<_> = row.iter().zip(&widths).enumerate().map(cell).collect();
+        let _ = writeln!(text, "{}", cells.join("  ").trim_end());
+    }
+    text
+}

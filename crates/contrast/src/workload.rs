@@ -1,0 +1,31 @@
+//! What every arm runs: a command, in the root file system of an image.
+
+use std::path::PathBuf;
+
+/// A command and its surroundings, the same for every arm.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Workload {
+    /// The image as the user calls it.
+    pub reference: String,
+    /// The image's identifier.
+    pub id: String,
+    /// Its root file system, unpacked.
+    pub rootfs: PathBuf,
+    /// Program and arguments, at least the first.
+    pub args: Vec<String>,
+    /// `NAME=value`.
+    pub env: Vec<String>,
+    /// The directory to start in.
+    pub cwd: String,
+    /// Who it runs as.
+    pub user: User,
+}
+
+/// Numbers of a user and its group.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct User {
+    /// The user.
+    pub uid: u32,
+    /// Its first group.
+    pub gid: u32,
+}
