@@ -53,6 +53,23 @@ fn every_arm_is_measured_or_absent_or_failed() {
 }
 
 #[test]
+fn engines_without_their_daemon_are_absent_and_those_with_it_measured() {
+    let talk = "case \"$1 $2\" in 'run --rm') echo hello;; 'import -') cat >/dev/null; touch imported;; \
+                'rmi --force') rm imported;; esac";
+    let without = "case \"$1\" in version) echo 'no daemon here' >&2; exit 1;; esac";
+    let world = World::new(&[("podman", talk), ("docker", talk), ("ctr", without)]);
+    let words =
+        ["startup", "--arms", "podman,docker,ctr", "--runs", "1", "--format", "json", "box"];
+    let output = world.command(&words).current_dir(world.path("")).output().unwrap();
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(arm(&report, "podman")["runs"], 1, "{report:#}");
+    assert_eq!(arm(&report, "docker")["runs"], 1, "{report:#}");
+    let absent = arm(&report, "ctr")["absent"].as_str().unwrap();
+    assert_eq!(absent, "its daemon does not answer: no daemon here");
+    assert!(!world.path("imported").exists(), "the imported image is left");
+}
+
+#[test]
 fn run_that_fails_now_and_then_is_counted_and_kept_out_of_the_times() {
     let world = World::new(&[(
         "runc",

@@ -7,6 +7,7 @@
 
 mod attach;
 mod bundle;
+mod contrast;
 mod copy;
 mod differences;
 mod differential;

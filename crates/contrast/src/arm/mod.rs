@@ -3,6 +3,7 @@
 //! An arm says what is started; starting, watching and timing it is the same for all. What is not on this
 //! host is [`Absent`], never left out.
 
+mod engine;
 mod oci;
 mod process;
 mod program;
@@ -67,6 +68,9 @@ const ARMS: &[(&str, Open)] = &[
     ("crun", oci::crun),
     ("youki", oci::youki),
     ("runsc", oci::runsc),
+    ("podman", engine::podman),
+    ("docker", engine::docker),
+    ("ctr", engine::ctr),
     ("vmm", vmm::open),
 ];
 
