@@ -77,7 +77,7 @@ fn changed_image_leads_nowhere_else() {
     for at in (meta..bytes.len()).step_by(11).chain(1024..1100) {
         let changed = tempfile::tempfile().unwrap();
         changed.write_all_at(&bytes, 0).unwrap();
-        changed.write_all_at(&[bytes[at] ^ 0x2f], at as u64).unwrap();
+        changed.write_all_at(&[bytes[at] ^ 0x2f], u64::try_from(at).unwrap()).unwrap();
         let outer = tempfile::tempdir().unwrap();
         let inner = outer.path().join("inner");
         fs::create_dir(&inner).unwrap();
