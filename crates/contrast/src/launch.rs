@@ -11,6 +11,7 @@ use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
 
 use crate::clock::Moment;
+use crate::watch::{Noticed, Watch};
 
 /// Bytes of each stream that are kept.
 const KEPT: usize = 64 << 10;
@@ -28,6 +29,8 @@ pub struct Finished {
     pub first_output: Option<Moment>,
     /// Its parent has its exit status.
     pub ended: Moment,
+    /// What was noticed about the command's program, if it was watched.
+    pub noticed: Noticed,
     /// What it wrote to standard output, the first of it.
     pub output: Vec<u8>,
     /// What it wrote to standard error, the first of it.
@@ -84,7 +87,7 @@ fn said(errors: &str) -> String {
 
 /// Runs `command` until it ends, `timeout` is over or `interrupt` becomes readable. Its standard input is
 /// empty. The clock starts before the new process is made. Whatever else is in its process group ends
-/// with a run that fails.
+/// with a run that fails. What happens to a program under `watch` is noted.
 ///
 /// # Errors
 /// See [`Failure`].
@@ -92,7 +95,11 @@ pub fn launch(
     command: &mut Command,
     timeout: Duration,
     interrupt: BorrowedFd<'_>,
+    watch: Option<&Watch>,
 ) -> Result<Finished, Failure> {
+    if let Some(watch) = watch {
+        watch.forget();
+    }
     let (output, stdout) = io::pipe().map_err(Failure::Start)?;
     let (errors, stderr) = io::pipe().map_err(Failure::Start)?;
     command.stdin(Stdio::null()).stdout(stdout).stderr(stderr).process_group(0);
@@ -102,23 +109,31 @@ pub fn launch(
     // The command keeps its ends of the pipes, which would never end.
     command.stdout(Stdio::null()).stderr(Stdio::null());
     let child = child.map_err(Failure::Start)?;
-    let mut run =
-        Run { child, output: Stream::new(output), errors: Stream::new(errors), over: false };
+    let mut run = Run {
+        child,
+        output: Stream::new(output),
+        errors: Stream::new(errors),
+        watch,
+        noticed: Noticed::default(),
+        over: false,
+    };
     let ended = run.watch(began, timeout, interrupt)?;
-    let first_output = run.output.first;
+    let (first_output, noticed) = (run.output.first, run.noticed);
     let (output, errors) = (std::mem::take(&mut run.output.kept), run.errors.text());
-    Ok(Finished { began, spawned, first_output, ended, output, errors })
+    Ok(Finished { began, spawned, first_output, ended, noticed, output, errors })
 }
 
 /// A process that may still be there. Dropping it ends it, and its group.
-struct Run {
+struct Run<'w> {
     child: Child,
     output: Stream,
     errors: Stream,
+    watch: Option<&'w Watch>,
+    noticed: Noticed,
     over: bool,
 }
 
-impl Run {
+impl Run<'_> {
     fn watch(
         &mut self,
         began: Moment,
@@ -148,12 +163,20 @@ impl Run {
         let status = self.child.wait().map_err(Failure::Watch)?;
         let ended = Moment::now();
         self.over = status.success();
+        self.notice();
         self.output.take_all();
         self.errors.take_all();
         if !status.success() {
             return Err(Failure::Status { status, errors: self.errors.text() });
         }
         Ok(ended)
+    }
+
+    /// Takes what was noticed about the program.
+    fn notice(&mut self) {
+        if let Some(watch) = self.watch {
+            watch.take(&mut self.noticed);
+        }
     }
 
     /// Waits for anything, and reads what was printed.
@@ -164,7 +187,7 @@ impl Run {
         left: Duration,
     ) -> Result<Ready, Errno> {
         let time = Timespec::try_from(left).map_err(|_| Errno::INVAL)?;
-        let (ready, output, errors) = {
+        let (ready, output, errors, noticed) = {
             let mut fds = vec![
                 PollFd::new(process, PollFlags::IN),
                 PollFd::from_borrowed_fd(interrupt, PollFlags::IN),
@@ -172,6 +195,7 @@ impl Run {
             let streams = [&self.output, &self.errors];
             let open = streams.iter().filter_map(|stream| stream.pipe.as_ref());
             fds.extend(open.map(|pipe| PollFd::new(pipe, PollFlags::IN)));
+            fds.extend(self.watch.map(|watch| PollFd::new(watch, PollFlags::IN)));
             match poll(&mut fds, Some(&time)) {
                 Err(Errno::INTR) => {}
                 result => {
@@ -182,8 +206,12 @@ impl Run {
             let mut next = || ready.next().unwrap_or(false);
             let found = Ready { process: next(), interrupt: next() };
             let output = self.output.pipe.is_some() && next();
-            (found, output, self.errors.pipe.is_some() && next())
+            let errors = self.errors.pipe.is_some() && next();
+            (found, output, errors, next())
         };
+        if noticed {
+            self.notice();
+        }
         if output {
             self.output.take_some();
         }
@@ -194,7 +222,7 @@ impl Run {
     }
 }
 
-impl Drop for Run {
+impl Drop for Run<'_> {
     fn drop(&mut self) {
         if self.over {
             return;
@@ -274,7 +302,7 @@ mod tests {
 
     fn run(script: &str, timeout: Duration) -> Result<Finished, Failure> {
         let (never, _open) = io::pipe().unwrap();
-        launch(&mut shell(script), timeout, never.as_fd())
+        launch(&mut shell(script), timeout, never.as_fd(), None)
     }
 
     #[test]
@@ -302,7 +330,7 @@ mod tests {
         let failure = run("kill -9 $$", LONG).unwrap_err().to_string();
         assert!(failure.contains("signal: 9"), "{failure}");
         let (never, _open) = io::pipe().unwrap();
-        let none = launch(&mut Command::new("/no/such"), LONG, never.as_fd()).unwrap_err();
+        let none = launch(&mut Command::new("/no/such"), LONG, never.as_fd(), None).unwrap_err();
         assert!(matches!(none, Failure::Start(_)), "{none}");
     }
 
@@ -326,7 +354,7 @@ mod tests {
     fn interrupt_ends_the_run() {
         let (interrupt, mut other) = io::pipe().unwrap();
         other.write_all(b"x").unwrap();
-        let failure = launch(&mut shell("sleep 1000"), LONG, interrupt.as_fd()).unwrap_err();
+        let failure = launch(&mut shell("sleep 1000"), LONG, interrupt.as_fd(), None).unwrap_err();
         assert!(matches!(failure, Failure::Interrupted), "{failure}");
     }
 

@@ -7,6 +7,7 @@
 //! - [`stats`]: quantiles, intervals and ratios.
 //! - [`timeline`]: the phases of one run, whose times make up the whole.
 //! - [`workload`], [`user`], [`rootfs`]: what is run, as whom, and where.
+//! - [`watch`]: when a program in the unpacked image begins and ends.
 //! - [`launch`], [`leftovers`]: one process, started and watched, and what it leaves.
 //! - [`arm`]: a way to run a command.
 //! - [`plan`]: the order of runs.
@@ -33,4 +34,5 @@ pub mod timeline;
 pub mod user;
 pub mod verdict;
 pub mod virtualisation;
+pub mod watch;
 pub mod workload;

@@ -18,6 +18,7 @@ use crate::leftovers;
 use crate::plan::{Cache, Circumstances, Plan, Turn, Who};
 use crate::stats::median;
 use crate::timeline::Phase;
+use crate::watch::Watch;
 
 /// Processes that make up one turn of the control.
 const CONTROLS: usize = 9;
@@ -63,6 +64,8 @@ pub struct Measurement<'a> {
     pub arms: &'a [Box<dyn Arm>],
     /// How long a run may take.
     pub timeout: Duration,
+    /// The command's program in the unpacked root file system.
+    pub watch: Option<Watch>,
     /// Readable when no more is wanted.
     pub interrupt: BorrowedFd<'a>,
 }
@@ -129,14 +132,15 @@ impl Measurement<'_> {
 
     /// Runs as many as there are instances, all started at once.
     fn burst(&self, arm: &dyn Arm, instances: &[Instance]) -> Vec<Result<Finished, Failure>> {
+        if let [alone] = instances {
+            let mut command = arm.command(alone);
+            return vec![launch(&mut command, self.timeout, self.interrupt, self.watch.as_ref())];
+        }
         let run = |instance: &Instance, before: &dyn Fn()| {
             let mut command = arm.command(instance);
             before();
-            launch(&mut command, self.timeout, self.interrupt)
+            launch(&mut command, self.timeout, self.interrupt, None)
         };
-        if let [alone] = instances {
-            return vec![run(alone, &|| ())];
-        }
         let barrier = Barrier::new(instances.len());
         let wait = || {
             barrier.wait();
@@ -153,7 +157,7 @@ impl Measurement<'_> {
     /// The middle one of several: one alone says more about chance than about the machine.
     fn control(&self) -> Result<Sample, Failure> {
         let one = || -> Result<f64, Failure> {
-            let finished = launch(&mut Command::new("true"), self.timeout, self.interrupt)?;
+            let finished = launch(&mut Command::new("true"), self.timeout, self.interrupt, None)?;
             Ok(ms(finished.ended.since(finished.began)))
         };
         let all = (0..CONTROLS).map(|_| one()).collect::<Result<Vec<_>, _>>()?;
@@ -196,7 +200,9 @@ fn sample(arm: &dyn Arm, finished: &[Finished]) -> Sample {
     if let [alone] = finished {
         let mut stamps = arm.stamps(alone);
         // Where nobody knows when the program began, the time until it prints is not its own.
-        if let Some(first) = alone.first_output.filter(|_| stamps.has(Phase::Exec)) {
+        if let Some(first) =
+            alone.first_output.filter(|_| stamps.has(Phase::Exec) || stamps.has(Phase::Init))
+        {
             stamps.put(Phase::FirstOutput, first);
         }
         let phases = stamps.phases(alone.began, alone.ended);

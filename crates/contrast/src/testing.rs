@@ -2,6 +2,7 @@
 
 use crate::clock::Moment;
 use crate::launch::Finished;
+use crate::watch::Noticed;
 use crate::workload::{User, Workload};
 
 /// A workload that is never run.
@@ -24,6 +25,7 @@ pub(crate) fn finished(began: u64, ended: u64, errors: &str) -> Finished {
         spawned: Moment::from_nanos(began),
         first_output: None,
         ended: Moment::from_nanos(ended),
+        noticed: Noticed::default(),
         output: vec![],
         errors: errors.to_owned(),
     }

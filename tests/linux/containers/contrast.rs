@@ -23,6 +23,12 @@ fn startup_is_measured_in_every_arm_that_is_here() {
         let sum: f64 = phases.map(|phase| phase["mean"].as_f64().expect("mean")).sum();
         assert!((sum - arm["mean"].as_f64().expect("mean")).abs() < 1e-6, "{arm:#}");
     }
+    for name in ["runc", "crun"] {
+        let phases = arm(name)["phases"].as_array().expect("phases");
+        let found = phases.iter().filter(|found| found["mean"].as_f64() > Some(0.0));
+        let names: Vec<_> = found.filter_map(|found| found["name"].as_str()).collect();
+        assert!(names.starts_with(&["start", "init", "first output", "run"]), "{name}: {names:?}");
+    }
     for phase in ["host objects", "kernel", "init", "exec", "run", "teardown"] {
         let phases = arm("vmm")["phases"].as_array().expect("phases");
         let found = phases.iter().find(|found| found["name"] == phase).expect(phase);

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 
 use super::{Absent, Arm, Instance, Setting, program};
 use crate::launch::Finished;
-use crate::timeline::{Phase, Stamps};
+use crate::timeline::Stamps;
 use crate::workload::Workload;
 
 /// Which engine: they take different words for the same.
@@ -141,9 +141,7 @@ impl Arm for Engine {
     }
 
     fn stamps(&self, finished: &Finished) -> Stamps {
-        let mut stamps = Stamps::default();
-        stamps.put(Phase::Start, finished.spawned);
-        stamps
+        super::noticed(finished)
     }
 
     fn clean(&self, instance: &Instance) {

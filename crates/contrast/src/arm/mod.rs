@@ -13,7 +13,7 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::launch::Finished;
-use crate::timeline::Stamps;
+use crate::timeline::{Phase, Stamps};
 use crate::workload::Workload;
 
 pub use oci::bundle_config;
@@ -73,6 +73,20 @@ const ARMS: &[(&str, Open)] = &[
     ("ctr", engine::ctr),
     ("vmm", vmm::open),
 ];
+
+/// The stamps of a runtime that tells nothing: its program began, and what was noticed about the command's.
+fn noticed(finished: &Finished) -> Stamps {
+    let mut stamps = Stamps::default();
+    stamps.put(Phase::Start, finished.spawned);
+    if let Some(opened) = finished.noticed.opened {
+        stamps.put(Phase::Init, opened);
+        if let Some(closed) = finished.noticed.closed {
+            stamps.put(Phase::Run, closed);
+            stamps.put(Phase::Teardown, finished.ended);
+        }
+    }
+    stamps
+}
 
 /// The names of all arms.
 pub fn names() -> impl Iterator<Item = &'static str> {

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::{Absent, Arm, Instance, Setting, program};
 use crate::launch::Finished;
-use crate::timeline::{Phase, Stamps};
+use crate::timeline::Stamps;
 use crate::workload::Workload;
 
 /// What docker would have a runtime do: mounts, namespaces, devices, capabilities, hidden paths, a memory limit.
@@ -109,9 +109,7 @@ impl Arm for Runtime {
     }
 
     fn stamps(&self, finished: &Finished) -> Stamps {
-        let mut stamps = Stamps::default();
-        stamps.put(Phase::Start, finished.spawned);
-        stamps
+        super::noticed(finished)
     }
 
     fn clean(&self, instance: &Instance) {

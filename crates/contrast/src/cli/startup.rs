@@ -22,6 +22,7 @@ use crate::measure::{Found, Measurement};
 use crate::plan::{Cache, Plan};
 use crate::report::{Entry, FORM, Format, Image, Report, assemble, render};
 use crate::verdict::Verdict;
+use crate::watch::Watch;
 use crate::workload::Workload;
 
 /// Which arm ratios are to, the first of these that is here, unless the user says.
@@ -119,7 +120,9 @@ pub(super) fn run(args: &StartupArgs) -> Result<ExitCode> {
     let fingerprint = Fingerprint::take(kvm, &workload.rootfs);
     let (plan, mut limitations) = plan(args);
     let timeout = Duration::from_secs(args.timeout);
-    let measurement = Measurement { arms: &arms, timeout, interrupt: interrupt.as_fd() };
+    let program = workload.args.first().map_or("", String::as_str);
+    let watch = Watch::on(&workload.rootfs, program, &workload.env);
+    let measurement = Measurement { arms: &arms, timeout, watch, interrupt: interrupt.as_fd() };
     let found = measure(&measurement, &plan, args.quiet, &entries);
     limitations.extend(found.given_up.iter().filter_map(|arm| {
         let entry = entries.iter().find(|entry| entry.place == Ok(*arm))?;
