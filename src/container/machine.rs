@@ -42,6 +42,8 @@ pub(super) fn monitor_arguments(container: &Container) -> Vec<OsString> {
     let mut line = Line::default();
     line.flag("--kernel", &spec.sources.kernel);
     line.flag("--initrd", &spec.sources.initrd);
+    // At its other entry (PVH) Linux looks for a Xen that might be there in all 256 places: an exit for each.
+    line.flag("--boot-protocol", "linux64");
     line.flag("--console", "off");
     // The agent sets the addresses; the kernel would wait for the network first.
     // Nor is there a use for the interface that a built-in driver makes. Mounts and control groups wait for

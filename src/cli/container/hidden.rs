@@ -9,13 +9,14 @@ use std::os::unix::net::UnixStream;
 use std::str::FromStr;
 
 use anyhow::{Context, bail};
+use clap::ValueEnum;
 use rustix::fs::{Mode, OFlags, open};
 use rustix::io::{FdFlags, fcntl_dupfd_cloexec, fcntl_setfd};
 use rustix::process::{Signal, getppid, set_parent_process_death_signal};
 use rustix::stdio::{dup2_stdin, dup2_stdout, stdin, stdout};
 
 use super::super::{Exit, boot};
-use crate::config::PartialConfig;
+use crate::config::{BootProtocol, PartialConfig};
 use crate::container::{self, timing::Moment};
 use vmm_image::inherited;
 
@@ -84,6 +85,11 @@ fn machine(flags: &[OsString]) -> anyhow::Result<PartialConfig> {
         match flag.to_str() {
             Some("--kernel") => machine.kernel = Some(value.into()),
             Some("--initrd") => machine.initrd = Some(value.into()),
+            Some("--boot-protocol") => {
+                let protocol =
+                    value.to_str().and_then(|text| BootProtocol::from_str(text, false).ok());
+                machine.boot_protocol = Some(protocol.context("no such boot protocol")?);
+            }
             Some("--append") => machine.append = Some(parsed(value)?),
             Some("--console") => machine.console = Some(parsed(value)?),
             Some("--cpus") => machine.cpus = Some(parsed(value)?),
@@ -129,14 +135,16 @@ mod tests {
     #[test]
     fn machine_is_read_as_the_command_line_describes_it() {
         use clap::FromArgMatches;
-        let line = "--kernel k --initrd i --console off --append a=1 --cpus 2 --memory 570M --disk \
+        let line = "--kernel k --initrd i --boot-protocol linux64 --console off --append a=1 --cpus 2 --memory 570M --disk \
                     path=r,,1,readonly=on --disk path=w --vsock cid=3,socket=s --net \
                     user,ip=10.0.2.15/24,gateway=10.0.2.2";
         let whole = words(&format!("vmm {line}"));
         let matches = command().try_get_matches_from(whole).expect("known flags");
         let expected = PartialConfig::from_arg_matches(&matches).expect("a machine");
         assert_eq!(machine(&words(line)).expect("a machine"), expected);
-        for wrong in ["--kernel", "--rootfs r", "--cpus many", "--disk nothing"] {
+        for wrong in
+            ["--kernel", "--rootfs r", "--boot-protocol x", "--cpus many", "--disk nothing"]
+        {
             assert!(machine(&words(wrong)).is_err(), "{wrong}");
         }
     }
