@@ -16,10 +16,11 @@ mod table;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::{ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use vmm_image::inherited;
 
+use crate::config::PartialConfig;
 use crate::container::RunOptions;
 use crate::container::timing::Moment;
 
@@ -94,6 +95,17 @@ struct Flags {
     log: log::LogArgs,
 }
 
+/// What follows `vmm run`; -h is docker's.
+#[derive(Debug, Args)]
+struct RunLine {
+    #[command(flatten)]
+    options: Box<RunOptions>,
+
+    /// Print help
+    #[arg(long, action = ArgAction::Help)]
+    help: Option<bool>,
+}
+
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Say whether guests can run on this machine, and what is missing
@@ -101,14 +113,7 @@ enum Command {
 
     /// Run a command in a new container, with a kernel of its own
     #[command(disable_help_flag = true)]
-    Run {
-        #[command(flatten)]
-        options: Box<RunOptions>,
-
-        /// Print help
-        #[arg(long, action = ArgAction::Help)]
-        help: Option<bool>,
-    },
+    Run(RunLine),
 
     #[command(flatten)]
     Container(container::Command),
@@ -171,15 +176,43 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
 }
 
-/// What a command line asks for. A line of flags alone is read without describing the commands, which would
-/// take longer than reading it; whatever else is said about it, the whole description says.
+/// What a command line asks for. Lines of flags alone, and of the commands that start something in a container,
+/// are read without describing all commands, which would take longer than reading them; whatever else is said
+/// about them, the whole description says.
 fn parse(args: &[OsString]) -> Result<Cli, clap::Error> {
-    if args.get(1).is_some_and(|first| first.as_encoded_bytes().starts_with(b"-"))
-        && let Ok(flags) = Flags::try_parse_from(args)
-    {
-        return Ok(Cli { command: None, flags });
+    parse_part(args).map_or_else(|| parse_whole(args), Ok)
+}
+
+fn parse_part(args: &[OsString]) -> Option<Cli> {
+    let [_, rest @ ..] = args else { return None };
+    let first = rest.first()?.as_encoded_bytes();
+    if first.starts_with(b"-") {
+        let flags = Flags::try_parse_from(args).ok()?;
+        return Some(Cli { command: None, flags });
     }
-    parse_whole(args)
+    let (command, log) = match first {
+        b"run" => {
+            let (line, log) = parse_alone(rest, clap::Command::new("run").disable_help_flag(true))?;
+            (Command::Run(line), log)
+        }
+        b"exec" => {
+            let (args, log) = parse_alone(rest, clap::Command::new("exec"))?;
+            (Command::Container(container::Command::Exec(Box::new(args))), log)
+        }
+        _ => return None,
+    };
+    Some(Cli {
+        command: Some(command),
+        flags: Flags { boot: PartialConfig::default().into(), log },
+    })
+}
+
+/// The arguments of a command, and what may be said with all of them; nothing if there is more to say.
+fn parse_alone<T: Args>(words: &[OsString], command: clap::Command) -> Option<(T, log::LogArgs)> {
+    let command = T::augment_args(log::LogArgs::augment_args(command));
+    let mut matches = command.try_get_matches_from(words).ok()?;
+    let log = log::LogArgs::from_arg_matches_mut(&mut matches).ok()?;
+    Some((T::from_arg_matches_mut(&mut matches).ok()?, log))
 }
 
 fn parse_whole(args: &[OsString]) -> Result<Cli, clap::Error> {
@@ -203,7 +236,7 @@ fn dispatch(cli: Cli, began: Moment) -> anyhow::Result<Exit> {
     log.install();
     match cli.command {
         Some(Command::Doctor(args)) => doctor::run(&args),
-        Some(Command::Run { options, .. }) => Ok(of_command(container::run(*options, began))),
+        Some(Command::Run(line)) => Ok(of_command(container::run(*line.options, began))),
         Some(Command::Container(command)) => Ok(of_command(command.run())),
         Some(Command::Pull(args)) => Ok(of_command(images::pull(args))),
         Some(Command::Images(args)) => Ok(of_command(images::list(&args))),
@@ -237,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn flags_alone_mean_what_they_mean_beside_the_commands() {
+    fn lines_read_in_part_mean_what_the_whole_description_says() {
         let parsed = |parse: fn(&[OsString]) -> Result<Cli, clap::Error>, line: &str| {
             let args: Vec<_> = line.split(' ').map(OsString::from).collect();
             parse(&args).map(|cli| format!("{cli:?}")).map_err(|error| error.to_string())
@@ -251,6 +284,22 @@ mod tests {
             "vmm --help",
             "vmm -- run",
             "vmm run image",
+            "vmm run -it --rm -e A=1 --name one image sh -c 'x --help' -- -y",
+            "vmm run --log-level debug image true",
+            "vmm run image --log-level debug",
+            "vmm run --memory 1X image",
+            "vmm run --help",
+            "vmm run -h name image",
+            "vmm run",
+            "vmm --log-level debug run image",
+            "vmm exec -it --user 1 one ls -l",
+            "vmm exec one --log-level debug",
+            "vmm exec --log-level debug one ls",
+            "vmm exec one --help",
+            "vmm run image --help",
+            "vmm run image --rm",
+            "vmm exec one",
+            "vmm exec -h",
             "vmm doctor",
             "vmm",
         ];
