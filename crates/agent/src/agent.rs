@@ -9,6 +9,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::{Errno, read};
 use rustix::process::{WaitOptions, wait};
 use vmm_protocol::{MAX_DATA, Notice, Order, Refusal, Request, Role, Start, Status};
+use vmm_sandbox::process::Child;
 
 use crate::cgroup::MemoryEvents;
 use crate::error::Failure;
@@ -16,7 +17,6 @@ use crate::link::Link;
 use crate::process::{Process, Stream};
 use crate::session::{Input, Part, Session};
 use crate::setup::Container;
-use crate::sys::Child;
 use crate::{copy, stats, vsock};
 
 /// Sessions at a time.

@@ -12,8 +12,8 @@ use std::path::PathBuf;
 use rustix::fs::{Mode, OFlags};
 use rustix::process::Pid;
 use vmm_protocol::Setup;
+use vmm_sandbox::devices;
 
-use crate::devices;
 use crate::error::{Context, Failure};
 
 /// Where control groups are mounted, for the agent alone.

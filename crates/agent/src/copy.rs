@@ -12,11 +12,11 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use rustix::process::{DumpableBehavior, chdir, chroot, set_dumpable_behavior};
 use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
 use vmm_protocol::{Kind, Refusal, Reply, Request};
+use vmm_sandbox::process::{self, Forked};
 
 use crate::error::{Context, Failure};
 use crate::link::{Link, do_wait};
 use crate::setup::ROOT;
-use crate::sys::{self, Forked};
 
 /// Bytes beyond the first credit that may be on their way into the container: what waits for its disk.
 const AHEAD: u32 = 1 << 20;
@@ -28,7 +28,7 @@ pub(crate) fn start(
     request: &Request,
     first: Option<BorrowedFd<'_>>,
 ) -> Result<(), Failure> {
-    match sys::fork(0, None).context("make a process")? {
+    match process::fork(0, None).context("make a process")? {
         Forked::Parent(_) => Ok(()),
         Forked::Child => {
             if let Err(Failure { kind, what }) = run(link, request, first) {
@@ -43,7 +43,7 @@ pub(crate) fn start(
 fn run(link: &mut Link, request: &Request, first: Option<BorrowedFd<'_>>) -> Result<(), Failure> {
     let mut kept = vec![link.interest().0.as_raw_fd()];
     kept.extend(first.as_ref().map(AsRawFd::as_raw_fd));
-    sys::close_from(3, kept);
+    process::close_from(3, &mut kept);
     // The container must not look into this process. It can fail only for other values than this.
     let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
     do_wait(&*link).context("wait for the host")?;

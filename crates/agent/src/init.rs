@@ -5,26 +5,27 @@ use std::io;
 
 use rustix::process::{Pid, WaitOptions, getpid, setpgid, wait};
 use rustix::termios::tcsetpgrp;
+use vmm_sandbox::process::{self, Forked};
 
-use crate::sys::{self, Forked};
+use crate::sys;
 
 /// Divides the process: returns in the child, which is to become the program. The parent stays, and
 /// ends as the program does.
 pub(crate) fn divide(terminal: bool) -> io::Result<()> {
     sys::block_signals();
-    match sys::fork(0, None)? {
+    match process::fork(0, None)? {
         Forked::Child => {
             // A group of its own, in front of the terminal: what is typed there reaches it once.
             setpgid(None, None)?;
             if terminal {
                 tcsetpgrp(rustix::stdio::stdin(), getpid())?;
             }
-            sys::reset_signals();
+            process::reset_signals();
             Ok(())
         }
         Forked::Parent(child) => {
             // Streams stay with the program: their end is its own.
-            sys::close_from(0, vec![]);
+            process::close_from(0, &mut []);
             std::process::exit(watch(child.pid))
         }
     }

@@ -8,7 +8,7 @@
 //! - [`spawn`]: from a fork to the program, with [`mounts`], [`user`], [`caps`] and [`seccomp`].
 //!
 //! The container is hostile, and so is its image. It runs in namespaces of its own without any mount of
-//! the agent, may use docker's devices only ([`devices`]), and cannot make a socket to the host
+//! the agent, may use docker's devices only ([`vmm_sandbox::devices`]), and cannot make a socket to the host
 //! ([`seccomp`]). What the agent does inside of it is done by children that have given up everything
 //! the agent has.
 
@@ -19,7 +19,6 @@ mod caps;
 mod cgroup;
 mod clock;
 mod copy;
-mod devices;
 mod error;
 mod init;
 mod link;

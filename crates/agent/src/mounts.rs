@@ -6,65 +6,19 @@
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::symlink;
 use std::path::Path;
 
-use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
+use rustix::fs::{CWD, Mode};
 use rustix::mount::{
-    MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, mount,
-    mount_bind, mount_change, mount_remount, move_mount, open_tree, unmount,
+    MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, mount_change, mount_remount,
+    move_mount, open_tree,
 };
-use rustix::process::{chdir, pivot_root, umask};
+use rustix::process::umask;
 use vmm_protocol::{Setup, Tmpfs};
+use vmm_sandbox::mounts::{self, MASKED, Nodes, PLAIN, READ_ONLY};
 
 use crate::error::{Context, Failure};
 use crate::setup::{FILES, ROOT};
-
-const PLAIN: MountFlags = MountFlags::NOSUID.union(MountFlags::NOEXEC).union(MountFlags::NODEV);
-/// Bytes of `/dev/shm` when nothing is said, as under docker.
-const SHM_BYTES: u64 = 64 << 20;
-
-/// Nodes in `/dev`: name, major and minor number.
-const NODES: [(&str, u32, u32); 6] = [
-    ("null", 1, 3),
-    ("zero", 1, 5),
-    ("full", 1, 7),
-    ("random", 1, 8),
-    ("urandom", 1, 9),
-    ("tty", 5, 0),
-];
-/// Links in `/dev`: name and target.
-const LINKS: [(&str, &str); 6] = [
-    ("fd", "/proc/self/fd"),
-    ("stdin", "/proc/self/fd/0"),
-    ("stdout", "/proc/self/fd/1"),
-    ("stderr", "/proc/self/fd/2"),
-    ("ptmx", "pts/ptmx"),
-    ("core", "/proc/kcore"),
-];
-
-/// What of proc and sys nobody sees, as docker has it.
-const MASKED: [&str; 13] = [
-    "/proc/acpi",
-    "/proc/asound",
-    "/proc/interrupts",
-    "/proc/kcore",
-    "/proc/keys",
-    "/proc/latency_stats",
-    "/proc/sched_debug",
-    "/proc/scsi",
-    "/proc/timer_list",
-    "/proc/timer_stats",
-    "/sys/devices/virtual/powercap",
-    "/sys/devices/system/cpu/cpu0/thermal_throttle",
-    "/sys/firmware",
-];
-/// What of proc nobody changes, as docker has it.
-const READ_ONLY: [&str; 5] =
-    ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
-/// Kernel parameters that docker sets: any process may listen on any port and send a ping.
-const SYSCTLS: [(&str, &str); 2] =
-    [("net.ipv4.ip_unprivileged_port_start", "0"), ("net.ipv4.ping_group_range", "0 2147483647")];
 
 /// Makes everything. The process must be in new mount, pid, ipc and cgroup namespaces.
 pub(crate) fn make(setup: &Setup) -> Result<(), Failure> {
@@ -72,11 +26,12 @@ pub(crate) fn make(setup: &Setup) -> Result<(), Failure> {
     mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
         .context("detach from the agent's mounts")?;
     let files = ["hosts", "hostname", "resolv.conf"].map(|name| (name, file(name)));
-    enter_root().context("enter the root file system")?;
-    filesystem("proc", "/proc", PLAIN, "")?;
-    filesystem("sysfs", "/sys", PLAIN | MountFlags::RDONLY, "")?;
-    filesystem("cgroup2", "/sys/fs/cgroup", PLAIN | MountFlags::RDONLY, "")?;
-    devices(setup)?;
+    mounts::enter_root(ROOT).context("enter the root file system")?;
+    for kernel in mounts::KERNEL {
+        kernel.mount().context(format!("mount {}", kernel.target))?;
+    }
+    mounts::devices(&Nodes::Make).context("make /dev")?;
+    shared_memory(setup)?;
     for tmpfs in &setup.tmpfs {
         temporary(tmpfs)?;
     }
@@ -91,10 +46,10 @@ pub(crate) fn make(setup: &Setup) -> Result<(), Failure> {
     }
     sysctls(&setup.sysctls)?;
     for path in READ_ONLY {
-        read_only(path).context(format!("protect {path}"))?;
+        mounts::read_only(path).context(format!("protect {path}"))?;
     }
     for path in MASKED {
-        mask(path).context(format!("hide {path}"))?;
+        mounts::mask(path).context(format!("hide {path}"))?;
     }
     if setup.read_only_root {
         mount_remount("/", MountFlags::BIND | MountFlags::RDONLY, "")
@@ -107,15 +62,6 @@ pub(crate) fn make(setup: &Setup) -> Result<(), Failure> {
 fn file(name: &str) -> io::Result<OwnedFd> {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
     Ok(open_tree(CWD, format!("{FILES}/{name}"), flags)?)
-}
-
-/// Makes the container's root this process's root, and lets go of everything else.
-fn enter_root() -> io::Result<()> {
-    chdir(ROOT)?;
-    // Old and new root lie above each other then; the old one is on top.
-    pivot_root(".", ".")?;
-    unmount(".", UnmountFlags::DETACH)?;
-    Ok(chdir("/")?)
 }
 
 fn place_file(file: &OwnedFd, target: &str) -> io::Result<()> {
@@ -135,27 +81,14 @@ fn place_file(file: &OwnedFd, target: &str) -> io::Result<()> {
 fn filesystem(kind: &str, target: &str, flags: MountFlags, data: &str) -> Result<(), Failure> {
     let data = std::ffi::CString::new(data).context(format!("options of {target}"))?;
     fs::create_dir_all(target).context(format!("make {target}"))?;
-    mount(kind, target, kind, flags, data.as_c_str()).context(format!("mount {target}"))
+    mounts::filesystem(kind, target, flags, Some(&data)).context(format!("mount {target}"))
 }
 
-fn devices(setup: &Setup) -> Result<(), Failure> {
-    let flags = MountFlags::NOSUID | MountFlags::STRICTATIME;
-    filesystem("tmpfs", "/dev", flags, "mode=755,size=65536k")?;
-    let mask = umask(Mode::empty());
-    for (name, major, minor) in NODES {
-        let (path, device) = (format!("/dev/{name}"), makedev(major, minor));
-        mknodat(CWD, &path, FileType::CharacterDevice, Mode::from_bits_retain(0o666), device)
-            .context(format!("make {path}"))?;
+fn shared_memory(setup: &Setup) -> Result<(), Failure> {
+    if setup.shm_bytes == 0 {
+        return mounts::shared_memory(mounts::SHM).context("mount /dev/shm");
     }
-    umask(mask);
-    for (name, target) in LINKS {
-        symlink(target, format!("/dev/{name}")).context(format!("make /dev/{name}"))?;
-    }
-    let terminals = "newinstance,ptmxmode=0666,mode=0620,gid=5";
-    filesystem("devpts", "/dev/pts", MountFlags::NOSUID | MountFlags::NOEXEC, terminals)?;
-    filesystem("mqueue", "/dev/mqueue", PLAIN, "")?;
-    let size = if setup.shm_bytes == 0 { SHM_BYTES } else { setup.shm_bytes };
-    filesystem("tmpfs", "/dev/shm", PLAIN, &format!("mode=1777,size={size}"))
+    filesystem("tmpfs", "/dev/shm", PLAIN, &format!("mode=1777,size={}", setup.shm_bytes))
 }
 
 /// A file system in memory that was asked for: nosuid, nodev and noexec unless it says otherwise.
@@ -196,10 +129,7 @@ fn options(text: &str) -> (MountFlags, String) {
 }
 
 fn sysctls(wanted: &[(String, String)]) -> Result<(), Failure> {
-    for (name, value) in SYSCTLS {
-        // A kernel without it has nothing to be set.
-        let _ = set_sysctl(name, value);
-    }
+    mounts::sysctls();
     for (name, value) in wanted {
         set_sysctl(name, value).context(format!("set {name}"))?;
     }
@@ -214,30 +144,6 @@ fn set_sysctl(name: &str, value: &str) -> io::Result<()> {
     let path = format!("/proc/sys/{}", name.replace('.', "/"));
     let mut file = fs::File::options().write(true).open(path)?;
     io::Write::write_all(&mut file, value.as_bytes())
-}
-
-/// Nothing is there: there is nothing to protect or hide.
-fn if_exists(result: rustix::io::Result<()>) -> io::Result<()> {
-    match result {
-        Err(rustix::io::Errno::NOENT) => Ok(()),
-        result => Ok(result?),
-    }
-}
-
-fn read_only(path: &str) -> io::Result<()> {
-    if_exists(
-        mount_bind(path, path)
-            .and_then(|()| mount_remount(path, MountFlags::BIND | MountFlags::RDONLY | PLAIN, "")),
-    )
-}
-
-fn mask(path: &str) -> io::Result<()> {
-    match fs::metadata(path) {
-        Ok(metadata) if metadata.is_dir() => {
-            Ok(mount("tmpfs", path, "tmpfs", MountFlags::RDONLY | PLAIN, c"size=0k")?)
-        }
-        _ => if_exists(mount_bind("/dev/null", path)),
-    }
 }
 
 #[cfg(test)]

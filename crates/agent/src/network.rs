@@ -4,21 +4,17 @@ use std::io;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 
+use rustix::net::AddressFamily;
 use rustix::net::netdevice::name_to_index;
-use rustix::net::{
-    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socket_with,
-};
 use vmm_protocol::Network;
+use vmm_sandbox::network::{self, CHANGE, HEADER, LOOPBACK, NEW_LINK};
 
 use crate::error::{Context, Failure};
 
 /// The interface of the first network device.
 const DEVICE: &str = "eth0";
-/// The index of the loopback interface is the same in every network.
-const LOOPBACK: u32 = 1;
 
 /// Types of messages, `linux/rtnetlink.h`.
-const NEW_LINK: u16 = 16;
 const NEW_ADDRESS: u16 = 20;
 const NEW_ROUTE: u16 = 24;
 /// Attributes.
@@ -28,53 +24,31 @@ const ADDRESS_LOCAL: u16 = 2;
 const ROUTE_DEVICE: u16 = 4;
 const ROUTE_GATEWAY: u16 = 5;
 
-/// REQUEST and ACK; for what is not there yet, EXCL and CREATE.
-const CHANGE: u16 = 0x1 | 0x4;
+/// For what is not there yet: EXCL and CREATE.
 const CREATE: u16 = CHANGE | 0x200 | 0x400;
-/// The type of an answer.
-const ERROR: u16 = 2;
-const HEADER: usize = 16;
 
 /// The loopback interface, and the first device if it gets addresses.
-pub(crate) fn configure(network: Option<&Network>) -> Result<(), Failure> {
-    let flags = SocketFlags::CLOEXEC;
-    // The protocol 0 of the family is rtnetlink.
-    let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, None)
-        .context("open a netlink socket")?;
+pub(crate) fn configure(wanted: Option<&Network>) -> Result<(), Failure> {
+    let socket = network::open().context("open a netlink socket")?;
     request(&socket, NEW_LINK, &link(LOOPBACK, None)).context("bring loopback up")?;
-    let Some(network) = network else { return Ok(()) };
+    let Some(wanted) = wanted else { return Ok(()) };
     let index = name_to_index(&socket, DEVICE).context("find the network device")?;
-    for address in &network.addresses {
+    for address in &wanted.addresses {
         let (ip, prefix) = (address.ip, address.prefix);
         let body = new_address(index, ip, prefix);
         request(&socket, NEW_ADDRESS, &body).context(format!("set address {ip}/{prefix}"))?;
     }
-    let body = link(index, network.mtu);
+    let body = link(index, wanted.mtu);
     request(&socket, NEW_LINK, &body).context(format!("bring {DEVICE} up"))?;
-    for gateway in &network.gateways {
+    for gateway in &wanted.gateways {
         let body = default_route(index, *gateway);
         request(&socket, NEW_ROUTE, &body).context(format!("route through {gateway}"))?;
     }
     Ok(())
 }
 
-/// Sends a message and waits for its acknowledgement.
 fn request(socket: &OwnedFd, kind: u16, body: &[u8]) -> io::Result<()> {
-    send(socket, &message(kind, body), SendFlags::empty())?;
-    let mut answer = [0; 1024];
-    let (len, _) = recv(socket, &mut answer, RecvFlags::empty())?;
-    match acknowledged(answer.get(..len).unwrap_or_default()) {
-        Some(0) => Ok(()),
-        Some(error) => Err(io::Error::from_raw_os_error(error.saturating_neg())),
-        None => Err(io::ErrorKind::InvalidData.into()),
-    }
-}
-
-/// The error number in an answer, zero or negative.
-fn acknowledged(answer: &[u8]) -> Option<i32> {
-    let kind = u16::from_ne_bytes(answer.get(4..6)?.try_into().ok()?);
-    let error = i32::from_ne_bytes(answer.get(HEADER..)?.first_chunk().copied()?);
-    (kind == ERROR).then_some(error)
+    Ok(network::request(socket, &message(kind, body))?)
 }
 
 fn message(kind: u16, body: &[u8]) -> Vec<u8> {
@@ -159,15 +133,5 @@ mod tests {
         let message = message(NEW_ADDRESS, &body);
         assert_eq!(message[..8], [40, 0, 0, 0, 20, 0, 5, 6]);
         assert_eq!(default_route(2, "fe80::1".parse().unwrap()).len(), 12 + 20 + 8);
-    }
-
-    #[test]
-    fn answers_are_told_from_nonsense() {
-        let answer =
-            |error: i32| [&[36, 0, 0, 0, 2, 0][..], &[0; 10], &error.to_ne_bytes()].concat();
-        assert_eq!(acknowledged(&answer(0)), Some(0));
-        assert_eq!(acknowledged(&answer(-17)), Some(-17));
-        assert_eq!(acknowledged(&answer(0)[..19]), None);
-        assert_eq!(acknowledged(&[0; 20]), None);
     }
 }

@@ -15,12 +15,13 @@ use rustix::net::{
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use vmm_protocol::{INITIAL_CREDIT, Kind, MAX_DATA, Refusal, Reply, Role, Start, Status};
+use vmm_sandbox::process::{self, Child, Forked, LAST_SIGNAL};
 
 use crate::error::{Context, Failure};
 use crate::link::{Link, do_not_wait};
 use crate::setup::Container;
 use crate::spawn::{self, Plan};
-use crate::sys::{self, Child, Forked};
+use crate::sys;
 
 /// Input a process has taken before its sender gets credit for it.
 const CREDIT_STEP: usize = 32 << 10;
@@ -193,7 +194,7 @@ impl Process {
 
     /// Sends it a signal, unless it has ended.
     pub(crate) fn signal(&self, number: u8) {
-        if self.status.is_none() && (1..=sys::LAST_SIGNAL).contains(&i32::from(number)) {
+        if self.status.is_none() && (1..=LAST_SIGNAL).contains(&i32::from(number)) {
             let _ = sys::kill(self.child.pid, false, number.into());
         }
     }
@@ -380,10 +381,10 @@ impl Pipes {
 /// groups of its own, and then there is no place for any in the group above.
 fn fork(container: &Container, first: Option<&Child>) -> io::Result<Forked> {
     let own = libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
-    let Some(first) = first else { return sys::fork(own, Some(container.cgroup.fd())) };
-    match sys::fork(0, Some(container.cgroup.fd())) {
+    let Some(first) = first else { return process::fork(own, Some(container.cgroup.fd())) };
+    match process::fork(0, Some(container.cgroup.fd())) {
         Err(e) if e.kind() == io::ErrorKind::ResourceBusy => {
-            sys::fork(0, Some(container.cgroup.group_of(first.pid)?.as_fd()))
+            process::fork(0, Some(container.cgroup.group_of(first.pid)?.as_fd()))
         }
         forked => forked,
     }

@@ -26,12 +26,13 @@ use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer};
 use rustix::termios::{Winsize, tcsetwinsize};
 use rustix::thread::{set_no_new_privs, set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 use vmm_protocol::{Refusal, Reply, Role, Setup, Start, TerminalSize, printable};
+use vmm_sandbox::capabilities;
+use vmm_sandbox::process::{self, Forked, Words};
 
 use crate::clock::uptime_us;
 use crate::error::{Context, Failure};
-use crate::sys::Forked;
 use crate::user::User;
-use crate::{caps, init, mounts, seccomp, sys, user};
+use crate::{caps, init, mounts, seccomp, user};
 
 /// Where a program is looked for when the environment says nothing, as under docker.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -67,7 +68,7 @@ fn isolate(plan: &Plan<'_>) {
     kept.extend(plan.first.as_ref().map(AsRawFd::as_raw_fd));
     kept.extend(plan.streams.iter().flatten().map(AsRawFd::as_raw_fd));
     // Standard streams are replaced soon; until then nothing else may take their numbers.
-    sys::close_from(3, kept);
+    process::close_from(3, &mut kept);
     // Undone by the start of the program. It can fail only for other values than this.
     let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
 }
@@ -94,8 +95,8 @@ fn try_run(mut plan: Plan<'_>) -> Result<(), Failure> {
     become_user(start, &user)?;
     umask(Mode::from_bits_retain(u32::from(start.umask)));
     let path = program(start, &env)?;
-    let (args, env) = (strings(&start.args)?, strings(&env)?);
-    sys::reset_signals();
+    let (args, env) = (Words::new(strings(&start.args)?), Words::new(strings(&env)?));
+    process::reset_signals();
     let _until_begun = match start.role {
         Role::Init => None,
         Role::Exec => Some(appear(&plan.report).context("make a process of the container")?),
@@ -110,7 +111,7 @@ fn try_run(mut plan: Plan<'_>) -> Result<(), Failure> {
     if start.init && start.role == Role::Init {
         init::divide(start.terminal.is_some()).context("start an init")?;
     }
-    let Err(error) = sys::exec(&path, &args, &env);
+    let Err(error) = process::exec(&path, &args, &env);
     let name = start.args.first().map_or("", String::as_str);
     Err(refused(name, &error))
 }
@@ -119,12 +120,12 @@ fn try_run(mut plan: Plan<'_>) -> Result<(), Failure> {
 /// right that the program will not have. This one ends when the program begins, which closes what is returned.
 fn appear(report: &OwnedFd) -> io::Result<OwnedFd> {
     // What the first process is known by, for one, is not for the new one.
-    sys::close_from(3, vec![report.as_raw_fd()]);
+    process::close_from(3, &mut [report.as_raw_fd()]);
     let (begun, until_begun) = pipe_with(PipeFlags::CLOEXEC)?;
-    match sys::fork(libc::CLONE_PARENT, None)? {
+    match process::fork(libc::CLONE_PARENT, None)? {
         Forked::Child => Ok(until_begun),
         Forked::Parent(_) => {
-            sys::close_from(0, vec![begun.as_raw_fd()]);
+            process::close_from(0, &mut [begun.as_raw_fd()]);
             // Nothing is ever written.
             let _ = rustix::io::read(&begun, &mut [0]);
             std::process::exit(0)
@@ -153,7 +154,7 @@ fn enter(plan: &Plan<'_>) -> Result<(), Failure> {
             | Type::CONTROL_GROUP;
         return move_into_thread_name_spaces(first, types).context("enter the container");
     }
-    sys::new_cgroup_namespace().context("make a control group namespace")?;
+    process::new_cgroup_namespace().context("make a control group namespace")?;
     mounts::make(plan.setup)
 }
 
@@ -281,7 +282,7 @@ fn variable<'a>(env: &'a [String], name: &str) -> Option<&'a str> {
 /// From here on the process is its user, with the rights it has in the container.
 fn become_user(start: &Start, user: &User) -> Result<(), Failure> {
     let set = caps::parse(&start.capabilities)?;
-    caps::bound(set).context("bound capabilities")?;
+    capabilities::bound(set).context("bound capabilities")?;
     let groups: Vec<Gid> = user.groups.iter().copied().map(Gid::from_raw).collect();
     set_thread_groups(&groups).context("set groups")?;
     let (uid, gid) = (Uid::from_raw(user.uid), Gid::from_raw(user.gid));
@@ -289,7 +290,7 @@ fn become_user(start: &Start, user: &User) -> Result<(), Failure> {
     // Leaves capabilities to root alone.
     set_thread_res_uid(uid, uid, uid).context("set the user")?;
     if uid.is_root() {
-        caps::limit(set).context("limit capabilities")?;
+        capabilities::limit(set).context("limit capabilities")?;
     }
     if start.no_new_privileges {
         set_no_new_privs(true).context("renounce privileges")?;

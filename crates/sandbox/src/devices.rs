@@ -61,8 +61,11 @@ struct Attach {
     attach_flags: u32,
 }
 
-/// Loads the program and has the kernel ask it about all processes of `cgroup`.
-pub(crate) fn restrict(cgroup: BorrowedFd<'_>) -> io::Result<()> {
+/// Loads the program and has the kernel ask it about all processes of `cgroup`. Takes memory.
+///
+/// # Errors
+/// The kernel does not know such programs, or this process may not load them.
+pub fn restrict(cgroup: BorrowedFd<'_>) -> io::Result<()> {
     let program = program();
     let license = c"Apache-2.0";
     let mut load = Load {
