@@ -27,6 +27,7 @@ pub(crate) fn make(setup: &Setup) -> Result<(), Failure> {
         .context("detach from the agent's mounts")?;
     let files = ["hosts", "hostname", "resolv.conf"].map(|name| (name, file(name)));
     mounts::enter_root(ROOT).context("enter the root file system")?;
+    mounts::leave_host().context("leave the agent's root")?;
     for kernel in mounts::KERNEL {
         kernel.mount().context(format!("mount {}", kernel.target))?;
     }

@@ -10,6 +10,7 @@
 //! - [`watch`]: when a program in the unpacked image begins and ends.
 //! - [`launch`], [`leftovers`]: one process, started and watched, and what it leaves.
 //! - [`arm`]: a way to run a command.
+//! - [`container`]: our own containers without a machine, to compare with and to learn from.
 //! - [`plan`]: the order of runs.
 //! - [`measure`]: a plan carried out.
 //! - [`virtualisation`], [`fingerprint`], [`verdict`]: the host, and whether its numbers are to be trusted.
@@ -20,6 +21,7 @@ pub mod arm;
 pub mod cli;
 pub mod clock;
 pub mod compare;
+pub mod container;
 pub mod fingerprint;
 pub mod launch;
 pub mod leftovers;

@@ -90,14 +90,25 @@ impl Kernel {
     }
 }
 
-/// Makes `root`, which must be a mount of its own, this process's root, and lets go of everything else.
+/// Makes `root`, which must be a mount of its own, this process's root. What was there before is still
+/// mounted, though no name leads there, until [`leave_host`].
 ///
 /// # Errors
 /// The kernel's.
 pub fn enter_root(root: impl Arg) -> Result<()> {
     chdir(root)?;
     // Old and new root lie above each other then; the old one is on top.
-    pivot_root(".", ".")?;
+    pivot_root(".", ".")
+}
+
+/// Lets go of everything that was mounted before [`enter_root`].
+///
+/// In a user namespace of its own a process may mount [`KERNEL`]'s only as long as those of its host are there:
+/// what it could not see before it is not to see by that.
+///
+/// # Errors
+/// The kernel's.
+pub fn leave_host() -> Result<()> {
     unmount(".", UnmountFlags::DETACH)?;
     chdir("/")
 }

@@ -22,9 +22,10 @@ use crate::{artifacts, command, packages};
 /// Where the test programs lie in the emulated host.
 const PROGRAMS: &str = "/srv/tests";
 
-/// What the native tests call: a compiler for guest programs, network interfaces, namespaces, and
-/// what else reads images.
+/// What the native tests call: a compiler for guest programs, network interfaces, namespaces, what
+/// else reads images, and a shell for containers.
 const NATIVE_PACKAGES: &[&str] = &[
+    "busybox-static",
     "docker-registry",
     "erofs-utils",
     "gcc",
