@@ -9,8 +9,8 @@
 //! - [`workload`], [`user`], [`rootfs`]: what is run, as whom, and where.
 //! - [`watch`]: when a program in the unpacked image begins and ends.
 //! - [`launch`], [`leftovers`]: one process, started and watched, and what it leaves.
-//! - [`arm`]: a way to run a command.
 //! - [`container`]: our own containers without a machine, to compare with and to learn from.
+//! - [`arm`]: a way to run a command.
 //! - [`plan`]: the order of runs.
 //! - [`measure`]: a plan carried out.
 //! - [`virtualisation`], [`fingerprint`], [`verdict`]: the host, and whether its numbers are to be trusted.

@@ -30,7 +30,7 @@ impl Image {
         let bin = directory.path().join("bin");
         fs::create_dir(&bin).unwrap();
         fs::copy(BUSYBOX, bin.join("busybox")).expect("busybox-static is installed");
-        for applet in ["sh", "true", "cat", "sleep", "hostname", "ls", "mknod", "tail"] {
+        for applet in ["sh", "true", "cat", "sleep", "hostname", "ls", "mknod", "tail", "grep"] {
             symlink("busybox", bin.join(applet)).unwrap();
         }
         for name in ["tmp", "proc", "sys", "dev"] {
@@ -252,7 +252,7 @@ fn wrong_requests_make_no_container() {
     assert!(run(&["--memory"]).contains("--memory needs a value"));
     assert!(run(&["--memory", "-1", root, "true"]).contains("-1 is no number"));
     assert!(run(&["--frob", root, "true"]).contains("unknown option --frob"));
-    assert!(run(&["--stamps", "/no/such/file", root, "true"]).contains("/no/such/file: No such"));
+    assert!(run(&["--user", "me", root, "true"]).contains("me is not UID:GID"));
     let long = "x".repeat(100);
     assert!(run(&["--hostname", &long, root, "true"]).contains("set the host name: Invalid"));
 }
@@ -273,21 +273,30 @@ fn links_of_an_image_lead_nowhere_outside() {
 }
 
 #[test]
-fn steps_are_stamped_in_order() {
+fn steps_are_timed_in_order() {
+    let output = Image::new().run(&["--timing"], &["true"]);
+    let text = String::from_utf8(output.stderr).unwrap();
+    let told = text.strip_prefix("vmm-namespaces: timing: ").unwrap();
+    let told: HashMap<String, u64> = serde_json::from_str(told).unwrap();
+    let steps =
+        ["parse", "groups", "namespaces", "root", "files", "rights", "exec", "end", "clean"];
+    assert_eq!(told.len(), steps.len(), "{text}");
+    assert!(steps.is_sorted_by_key(|step| told[*step]), "{text}");
+}
+
+#[test]
+fn program_runs_as_whom_and_where_it_should() {
     let image = Image::new();
-    let file = image.path().join("stamps");
-    image.run(&["--stamps", file.to_str().unwrap()], &["true"]);
-    let text = fs::read_to_string(file).unwrap();
-    let stamps: Vec<(&str, u64)> = text
-        .lines()
-        .map(|line| line.split_once(' ').unwrap())
-        .map(|(name, nanos)| (name, nanos.parse().unwrap()))
-        .collect();
-    let names: Vec<&str> = stamps.iter().map(|(name, _)| *name).collect();
-    let expected =
-        ["begin", "groups", "namespaces", "root", "files", "rights", "exec", "end", "clean"];
-    assert_eq!(names, expected);
-    assert!(stamps.is_sorted_by_key(|(_, nanos)| *nanos), "{text}");
+    let script = "grep -E '^(Uid|Gid|CapEff|Groups)' \
+                  /proc/self/status; pwd";
+    let said = image.script(&["--user", "1000:100", "--workdir", "/new"], script);
+    let words: Vec<&str> = said.split_whitespace().collect();
+    let none = "0000000000000000";
+    let mut expected = vec!["Uid:", "1000", "1000", "1000", "1000"];
+    expected.extend(["Gid:", "100", "100", "100", "100", "Groups:", "CapEff:", none, "/new"]);
+    assert_eq!(words, expected);
+    let output = image.run(&["--workdir", "/bin/sh"], &["true"]);
+    assert_eq!(output.status.code(), Some(125));
 }
 
 #[test]

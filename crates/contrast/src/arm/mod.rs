@@ -4,6 +4,7 @@
 //! host is [`Absent`], never left out.
 
 mod engine;
+mod namespaces;
 mod oci;
 mod process;
 mod program;
@@ -64,6 +65,7 @@ type Open = fn(&Setting<'_>) -> Result<Box<dyn Arm>, Absent>;
 /// Every arm by name, in the order of reports.
 const ARMS: &[(&str, Open)] = &[
     ("process", process::open),
+    ("namespaces", namespaces::open),
     ("runc", oci::runc),
     ("crun", oci::crun),
     ("youki", oci::youki),

@@ -1,13 +1,12 @@
 //! `vmm-namespaces`: runs a command in a container that is made of nothing but system calls.
 
 use std::ffi::OsString;
-use std::fs;
-use std::io::Write;
-use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use serde_json::Value;
 use vmm_contrast::clock::Moment;
 use vmm_contrast::container::{self, Outcome, Spec};
+use vmm_contrast::workload::User;
 
 const USAGE: &str = "usage: vmm-namespaces [OPTION]... ROOT COMMAND [ARGUMENT]...
 
@@ -19,7 +18,9 @@ Runs COMMAND with ROOT, an unpacked image, as its root file system.
       --memory BYTES      Memory at most
       --pids NUMBER       Processes at most
       --env NAME=VALUE    A variable
-      --stamps FILE       Write there when each step ended, in nanoseconds of the monotonic clock
+      --user UID:GID      Who COMMAND runs as (0:0)
+      --workdir DIR       Where it begins (/)
+      --timing            Say when each step ended, in nanoseconds of the monotonic clock
 
 Ends as the command does: 126 if it cannot be run, 127 if it is not found, 125 if there is no container.
 ";
@@ -28,8 +29,7 @@ Ends as the command does: 126 if it cannot be run, 127 if it is not found, 125 i
 const NO_CONTAINER: u8 = 125;
 
 fn main() -> ExitCode {
-    let began = Moment::now();
-    let (spec, stamps) = match parse(std::env::args_os().skip(1)) {
+    let (spec, timing) = match parse(std::env::args_os().skip(1)) {
         Ok(Some(parsed)) => parsed,
         Ok(None) => {
             print!("{USAGE}");
@@ -40,6 +40,7 @@ fn main() -> ExitCode {
             return ExitCode::from(NO_CONTAINER);
         }
     };
+    let parsed = Moment::now();
     let outcome = match container::run(&spec) {
         Ok(outcome) => outcome,
         Err(error) => {
@@ -50,30 +51,22 @@ fn main() -> ExitCode {
     if let Some(why) = &outcome.refused {
         eprintln!("vmm-namespaces: {why}");
     }
-    if let Some(path) = stamps
-        && let Err(error) = write_stamps(&path, began, &outcome)
-    {
-        eprintln!("vmm-namespaces: {}: {error}", path.display());
-        return ExitCode::from(NO_CONTAINER);
+    if timing {
+        eprintln!("vmm-namespaces: timing: {}", told(parsed, &outcome));
     }
     ExitCode::from(u8::try_from(outcome.status).unwrap_or(u8::MAX))
 }
 
-fn write_stamps(path: &Path, began: Moment, outcome: &Outcome) -> std::io::Result<()> {
-    let mut text = vec![];
-    writeln!(text, "begin {}", began.nanos())?;
-    for (step, moment) in &outcome.stamps {
-        writeln!(text, "{step} {}", moment.nanos())?;
-    }
-    fs::write(path, text)
+/// An object with the moment of each step's end.
+fn told(parsed: Moment, outcome: &Outcome) -> Value {
+    let steps = [("parse", parsed)].into_iter().chain(outcome.stamps.iter().copied());
+    steps.map(|(step, moment)| (step.to_owned(), Value::from(moment.nanos()))).collect()
 }
 
-/// What is asked for, and where stamps go; nothing when that is help.
-fn parse(
-    mut words: impl Iterator<Item = OsString>,
-) -> Result<Option<(Spec, Option<PathBuf>)>, String> {
+/// What is asked for, and whether its steps are timed; nothing when that is help.
+fn parse(mut words: impl Iterator<Item = OsString>) -> Result<Option<(Spec, bool)>, String> {
     let mut spec = Spec { hostname: "box".into(), ..Spec::default() };
-    let mut stamps = None;
+    let mut timing = false;
     loop {
         let word = words.next().ok_or("no root file system given")?;
         let mut value = || words.next().ok_or_else(|| format!("{} needs a value", word.display()));
@@ -85,17 +78,26 @@ fn parse(
             Some("--memory") => spec.memory_bytes = Some(number(&value()?)?),
             Some("--pids") => spec.pids = Some(number(&value()?)?),
             Some("--env") => spec.env.push(value()?),
-            Some("--stamps") => stamps = Some(value()?.into()),
+            Some("--user") => spec.user = user(&value()?)?,
+            Some("--workdir") => spec.cwd = value()?,
+            Some("--timing") => timing = true,
             Some(option) if option.starts_with('-') => {
                 return Err(format!("unknown option {option}"));
             }
             _ => {
                 spec.root = word.into();
                 spec.args = words.collect();
-                return Ok(Some((spec, stamps)));
+                return Ok(Some((spec, timing)));
             }
         }
     }
+}
+
+fn user(word: &OsString) -> Result<User, String> {
+    let numbers = word.to_str().and_then(|word| word.split_once(':'));
+    let user = numbers
+        .and_then(|(uid, gid)| Some(User { uid: uid.parse().ok()?, gid: gid.parse().ok()? }));
+    user.ok_or_else(|| format!("{} is not UID:GID", word.display()))
 }
 
 fn number(word: &OsString) -> Result<u64, String> {

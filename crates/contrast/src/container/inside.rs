@@ -17,7 +17,10 @@ use rustix::process::{
     Signal, chdir, getegid, geteuid, set_parent_process_death_signal, setsid, umask,
 };
 use rustix::system::sethostname;
-use rustix::thread::{CapabilitySet, set_no_new_privs, set_thread_groups};
+use rustix::thread::{
+    CapabilitySet, Gid, Uid, set_no_new_privs, set_thread_groups, set_thread_res_gid,
+    set_thread_res_uid,
+};
 use vmm_sandbox::filter::{self, Filters};
 use vmm_sandbox::mounts::{self, Nodes};
 use vmm_sandbox::process::{self, Words};
@@ -25,6 +28,7 @@ use vmm_sandbox::{capabilities, network};
 
 use super::ContainerError;
 use super::report::{Fault, Stamps, await_allowed};
+use crate::workload::User;
 
 /// The namespaces that clone3 makes. That of control groups is made later, that of users perhaps.
 pub(super) const NAMESPACES: i32 = libc::CLONE_NEWNS
@@ -35,14 +39,16 @@ pub(super) const NAMESPACES: i32 = libc::CLONE_NEWNS
 
 /// All that the process needs, in memory.
 pub(super) struct Plan {
-    root: CString,
-    read_only: bool,
+    pub(super) root: CString,
+    pub(super) read_only: bool,
     pub(super) map_users: bool,
-    /// Lines of the maps of users and groups.
-    maps: [String; 2],
-    hostname: Vec<u8>,
+    pub(super) hostname: Vec<u8>,
+    pub(super) user: User,
+    pub(super) cwd: CString,
     /// Lists of processes of control groups of version 1.
     pub(super) join: Vec<OwnedFd>,
+    /// Lines of the maps of users and groups.
+    maps: [String; 2],
     capabilities: CapabilitySet,
     filters: Filters,
     /// Where the program may be.
@@ -53,24 +59,22 @@ pub(super) struct Plan {
 
 impl Plan {
     pub(super) fn new(
-        root: CString,
-        read_only: bool,
-        map_users: bool,
-        hostname: Vec<u8>,
         candidates: Vec<CString>,
-        [args, env]: [Vec<CString>; 2],
+        args: Vec<CString>,
+        env: Vec<CString>,
     ) -> Result<Self, ContainerError> {
-        // Root inside is the one who asks, the only one who may be mapped without further rights.
-        let maps = [geteuid().as_raw(), getegid().as_raw()].map(|id| format!("0 {id} 1\n"));
         let filters = filter::docker()
             .map_err(|error| ContainerError::step("compile the filter", io::Error::other(error)))?;
         Ok(Self {
-            root,
-            read_only,
-            map_users,
-            maps,
-            hostname,
+            root: CString::default(),
+            read_only: false,
+            map_users: false,
+            hostname: vec![],
+            user: User::default(),
+            cwd: CString::default(),
             join: vec![],
+            // Root inside is the one who asks, the only one who may be mapped without further rights.
+            maps: [geteuid().as_raw(), getegid().as_raw()].map(|id| format!("0 {id} 1\n")),
             capabilities: capabilities::docker(),
             filters,
             candidates,
@@ -125,7 +129,7 @@ fn surround(plan: &Plan, stamps: &mut Stamps) -> Result<(), Fault<&'static [u8]>
 
 /// The rest of what it is a member of.
 fn namespaces(plan: &Plan) -> Result<(), Fault<&'static [u8]>> {
-    // The guard ends a container with control groups also if it has undone this.
+    // The guard ends a container with control groups also if it has undone this, or become another user.
     set_parent_process_death_signal(Some(Signal::KILL)).to("end with the runtime")?;
     for list in &plan.join {
         // Zero is whoever writes it.
@@ -194,6 +198,9 @@ fn files(plan: &Plan, nodes: &Nodes) -> Result<(), Fault<&'static [u8]>> {
     for path in mounts::MASKED {
         mounts::mask(path).to(path)?;
     }
+    // As under docker it is made if it is missing; entering it says why it cannot be.
+    let _ = mkdir(&*plan.cwd, Mode::from_bits_retain(0o755));
+    chdir(&*plan.cwd).to("enter the working directory")?;
     if plan.read_only {
         mount_remount("/", MountFlags::BIND | MountFlags::RDONLY, c"")
             .to("make the root file system read-only")?;
@@ -207,7 +214,13 @@ fn rights(plan: &Plan) -> Result<(), Fault<&'static [u8]>> {
     if !plan.map_users {
         set_thread_groups(&[]).to("leave all groups")?;
     }
-    capabilities::limit(plan.capabilities).to("limit capabilities")?;
+    let (uid, gid) = (Uid::from_raw(plan.user.uid), Gid::from_raw(plan.user.gid));
+    set_thread_res_gid(gid, gid, gid).to("become the group")?;
+    // Leaves capabilities to root alone.
+    set_thread_res_uid(uid, uid, uid).to("become the user")?;
+    if uid.is_root() {
+        capabilities::limit(plan.capabilities).to("limit capabilities")?;
+    }
     set_no_new_privs(true).to("renounce privileges")?;
     process::reset_signals();
     process::close_at_exec_from(3);

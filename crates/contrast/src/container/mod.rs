@@ -47,6 +47,7 @@ use self::guard::Guard;
 use self::inside::Plan;
 use self::report::{Fault, Report};
 use crate::clock::Moment;
+use crate::workload::User;
 
 /// Where a program is looked for when the environment says nothing, as under docker.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -66,6 +67,10 @@ pub struct Spec {
     pub memory_bytes: Option<u64>,
     /// Processes at most.
     pub pids: Option<u64>,
+    /// Who the program runs as.
+    pub user: User,
+    /// Where it begins; the root if it is empty.
+    pub cwd: OsString,
     /// Variables, `NAME=VALUE`.
     pub env: Vec<OsString>,
     /// The program and its arguments.
@@ -213,14 +218,16 @@ fn plan(spec: &Spec) -> Result<Plan, ContainerError> {
     if !env.iter().any(|word| word.as_bytes().starts_with(b"PATH=")) {
         env.push(format!("PATH={PATH}").into());
     }
-    Plan::new(
-        c_string(root.into_os_string())?,
-        spec.read_only,
-        spec.user_namespace || !geteuid().is_root(),
-        spec.hostname.as_bytes().to_vec(),
-        candidates(program, &path).into_iter().map(c_string).collect::<Result<_, _>>()?,
-        [words(&spec.args)?, words(&env)?],
-    )
+    let cwd = if spec.cwd.is_empty() { "/".into() } else { spec.cwd.clone() };
+    let mut plan =
+        Plan::new(words(&candidates(program, &path))?, words(&spec.args)?, words(&env)?)?;
+    plan.root = c_string(root.into_os_string())?;
+    plan.read_only = spec.read_only;
+    plan.map_users = spec.user_namespace || !geteuid().is_root();
+    plan.hostname = spec.hostname.as_bytes().to_vec();
+    plan.user = spec.user;
+    plan.cwd = c_string(cwd)?;
+    Ok(plan)
 }
 
 /// Where the program may be.
