@@ -168,6 +168,14 @@ fn what_is_written_ends_with_the_container() {
 }
 
 #[test]
+fn what_is_written_in_place_stays_in_the_image() {
+    let image = Image::new();
+    image.script(&["--in-place"], "echo x > /tmp/file");
+    assert_eq!(fs::read(image.path().join("tmp/file")).unwrap(), b"x\n");
+    assert_eq!(image.script(&[], "cat /tmp/file"), "x\n");
+}
+
+#[test]
 fn memory_beyond_the_limit_ends_the_process_that_takes_it() {
     let image = Image::new();
     // A line that never ends.

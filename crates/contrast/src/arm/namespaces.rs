@@ -41,7 +41,7 @@ impl Arm for Namespaces {
     fn command(&self, _: &Instance) -> Command {
         let Workload { args, env, cwd, user, rootfs, .. } = &self.workload;
         let mut command = Command::new(&self.program);
-        command.args(["--timing", "--memory", MEMORY, "--workdir", cwd]);
+        command.args(["--in-place", "--timing", "--memory", MEMORY, "--workdir", cwd]);
         command.arg("--user").arg(format!("{}:{}", user.uid, user.gid));
         command.args(env.iter().flat_map(|variable| ["--env", variable]));
         command.arg(rootfs).args(args);

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use serde_json::Value;
 use vmm_contrast::clock::Moment;
-use vmm_contrast::container::{self, Outcome, Spec};
+use vmm_contrast::container::{self, Outcome, Spec, Writes};
 use vmm_contrast::workload::User;
 
 const USAGE: &str = "usage: vmm-namespaces [OPTION]... ROOT COMMAND [ARGUMENT]...
@@ -13,6 +13,7 @@ const USAGE: &str = "usage: vmm-namespaces [OPTION]... ROOT COMMAND [ARGUMENT]..
 Runs COMMAND with ROOT, an unpacked image, as its root file system.
 
       --read-only         Nothing in ROOT can be written; otherwise what is written goes to memory
+      --in-place          What is written goes to ROOT itself, as with the bundle of a runtime
       --user-namespace    A user namespace as well; always for those who are not root
       --hostname NAME     Its host name (box)
       --memory BYTES      Memory at most
@@ -72,7 +73,8 @@ fn parse(mut words: impl Iterator<Item = OsString>) -> Result<Option<(Spec, bool
         let mut value = || words.next().ok_or_else(|| format!("{} needs a value", word.display()));
         match word.to_str() {
             Some("--help") => return Ok(None),
-            Some("--read-only") => spec.read_only = true,
+            Some("--read-only") => spec.writes = Writes::Nowhere,
+            Some("--in-place") => spec.writes = Writes::Image,
             Some("--user-namespace") => spec.user_namespace = true,
             Some("--hostname") => spec.hostname = value()?,
             Some("--memory") => spec.memory_bytes = Some(number(&value()?)?),

@@ -26,8 +26,8 @@ use vmm_sandbox::mounts::{self, Nodes};
 use vmm_sandbox::process::{self, Words};
 use vmm_sandbox::{capabilities, network};
 
-use super::ContainerError;
 use super::report::{Fault, Stamps, await_allowed};
+use super::{ContainerError, Writes};
 use crate::workload::User;
 
 /// The namespaces that clone3 makes. That of control groups is made later, that of users perhaps.
@@ -40,7 +40,7 @@ pub(super) const NAMESPACES: i32 = libc::CLONE_NEWNS
 /// All that the process needs, in memory.
 pub(super) struct Plan {
     pub(super) root: CString,
-    pub(super) read_only: bool,
+    pub(super) writes: Writes,
     pub(super) map_users: bool,
     pub(super) hostname: Vec<u8>,
     pub(super) user: User,
@@ -67,7 +67,7 @@ impl Plan {
             .map_err(|error| ContainerError::step("compile the filter", io::Error::other(error)))?;
         Ok(Self {
             root: CString::default(),
-            read_only: false,
+            writes: Writes::default(),
             map_users: false,
             hostname: vec![],
             user: User::default(),
@@ -162,7 +162,7 @@ fn root(plan: &Plan) -> Result<(), Fault<&'static [u8]>> {
     let image = open_tree(CWD, &*plan.root, flags).to("open the root file system")?;
     let place =
         |target| move_mount(&image, "", CWD, target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH);
-    if plan.read_only {
+    if plan.writes != Writes::Memory {
         place(&*plan.root).to("mount the root file system")?;
         return mounts::enter_root(&*plan.root).to("enter the root file system");
     }
@@ -201,7 +201,7 @@ fn files(plan: &Plan, nodes: &Nodes) -> Result<(), Fault<&'static [u8]>> {
     // As under docker it is made if it is missing; entering it says why it cannot be.
     let _ = mkdir(&*plan.cwd, Mode::from_bits_retain(0o755));
     chdir(&*plan.cwd).to("enter the working directory")?;
-    if plan.read_only {
+    if plan.writes == Writes::Nowhere {
         mount_remount("/", MountFlags::BIND | MountFlags::RDONLY, c"")
             .to("make the root file system read-only")?;
     }

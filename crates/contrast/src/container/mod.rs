@@ -57,8 +57,8 @@ const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 pub struct Spec {
     /// The unpacked image.
     pub root: PathBuf,
-    /// Nothing in it can be written. Otherwise what is written goes to memory, and ends with the container.
-    pub read_only: bool,
+    /// What becomes of what is written in it.
+    pub writes: Writes,
     /// It gets a user namespace, also if root asks.
     pub user_namespace: bool,
     /// The name it has for itself.
@@ -75,6 +75,18 @@ pub struct Spec {
     pub env: Vec<OsString>,
     /// The program and its arguments.
     pub args: Vec<OsString>,
+}
+
+/// Where writes to a root file system go.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Writes {
+    /// To memory; they end with the container.
+    #[default]
+    Memory,
+    /// To the image itself, as runtimes do with a bundle.
+    Image,
+    /// Nowhere: they fail.
+    Nowhere,
 }
 
 /// What became of a container that was made.
@@ -222,7 +234,7 @@ fn plan(spec: &Spec) -> Result<Plan, ContainerError> {
     let mut plan =
         Plan::new(words(&candidates(program, &path))?, words(&spec.args)?, words(&env)?)?;
     plan.root = c_string(root.into_os_string())?;
-    plan.read_only = spec.read_only;
+    plan.writes = spec.writes;
     plan.map_users = spec.user_namespace || !geteuid().is_root();
     plan.hostname = spec.hostname.as_bytes().to_vec();
     plan.user = spec.user;
