@@ -15,7 +15,7 @@ fn startup_is_measured_in_every_arm_that_is_here() {
     assert_eq!(report["fingerprint"]["kvm"], "hardware", "{report:#}");
     let arms = report["arms"].as_array().expect("arms");
     let arm = |name: &str| arms.iter().find(|arm| arm["name"] == name).expect(name);
-    for name in ["process", "runc", "crun", "vmm"] {
+    for name in ["process", "namespaces", "runc", "crun", "vmm"] {
         let arm = arm(name);
         assert_eq!((&arm["runs"], &arm["failures"]), (&2.into(), &Value::Array(vec![])), "{arm:#}");
         assert!(arm["first_output_p50"].as_f64().expect("it prints") > 0.0);
