@@ -122,21 +122,16 @@ pub fn close_from(mut first: RawFd, kept: &mut [RawFd]) {
     kept.sort_unstable();
     for fd in kept {
         if *fd > first {
-            close_range(first, fd.saturating_sub(1), 0);
+            close_range(first, fd.saturating_sub(1));
         }
         first = fd.saturating_add(1);
     }
-    close_range(first, RawFd::MAX, 0);
+    close_range(first, RawFd::MAX);
 }
 
-/// Has every descriptor from `first` on closed when a program begins.
-pub fn close_at_exec_from(first: RawFd) {
-    close_range(first, RawFd::MAX, libc::CLOSE_RANGE_CLOEXEC);
-}
-
-fn close_range(first: RawFd, last: RawFd, flags: libc::c_uint) {
+fn close_range(first: RawFd, last: RawFd) {
     // SAFETY: the process goes on with the descriptors it keeps alone.
-    unsafe { libc::syscall(libc::SYS_close_range, first, last, flags) };
+    unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
 }
 
 /// Makes the control group this process is in the root of all it sees.

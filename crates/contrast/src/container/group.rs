@@ -21,6 +21,8 @@ use super::{ContainerError, Spec};
 /// Where hosts have them: version 2 alone, beside version 1, and what that has for memory and processes.
 const UNIFIED: &str = "/sys/fs/cgroup";
 const BESIDE: &str = "/sys/fs/cgroup/unified";
+/// Groups of version 1 that a process enters at most.
+pub(super) const MOST_LISTS: usize = 2;
 /// How often a group is tried to be removed, a millisecond apart.
 const TRIES: usize = 5000;
 

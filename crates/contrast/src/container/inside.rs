@@ -5,7 +5,7 @@
 
 use std::ffi::CString;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 
 use rustix::fs::{CWD, Mode, OFlags, mkdir, open};
 use rustix::io::{Errno, write};
@@ -27,7 +27,7 @@ use vmm_sandbox::process::{self, Words};
 use vmm_sandbox::{capabilities, network};
 
 use super::report::{Fault, Stamps, await_allowed};
-use super::{ContainerError, Writes};
+use super::{ContainerError, Writes, group};
 use crate::workload::User;
 
 /// The namespaces that clone3 makes. That of control groups is made later, that of users perhaps.
@@ -100,6 +100,14 @@ impl<T, E: Into<io::Error>> Try<T> for Result<T, E> {
 
 /// Becomes the program, or says through `socket` why not and ends.
 pub(super) fn run(plan: &Plan, socket: &OwnedFd) -> ! {
+    // Whatever else is open here would hide the runtime's end from the guard and from this process, and is not
+    // the program's to have.
+    let mut kept = [socket.as_raw_fd(); 1 + group::MOST_LISTS];
+    for (place, list) in kept.iter_mut().zip(&plan.join) {
+        *place = list.as_raw_fd();
+    }
+    kept[group::MOST_LISTS] = socket.as_raw_fd();
+    process::close_from(3, &mut kept);
     let mut stamps = Stamps::default();
     match surround(plan, &mut stamps) {
         // Without anybody outside there is nothing to be run for.
@@ -223,7 +231,6 @@ fn rights(plan: &Plan) -> Result<(), Fault<&'static [u8]>> {
     }
     set_no_new_privs(true).to("renounce privileges")?;
     process::reset_signals();
-    process::close_at_exec_from(3);
     // What is left to be called is allowed.
     plan.filters.install().to("filter system calls")
 }
