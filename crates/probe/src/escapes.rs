@@ -139,13 +139,29 @@ fn files() -> Vec<Escape> {
     ]
 }
 
+fn call(
+    name: &'static str,
+    leads_to: &'static str,
+    number: libc::c_long,
+    arguments: &[usize],
+) -> Escape {
+    let mut all = [0; 6];
+    all.iter_mut().zip(arguments).for_each(|(place, value)| *place = *value);
+    Escape { name, leads_to, way: Way::Call(number, all) }
+}
+
+fn text(text: &'static std::ffi::CStr) -> usize {
+    text.as_ptr().addr()
+}
+
 fn calls() -> Vec<Escape> {
-    let call = |name, leads_to, number, arguments: &[usize]| {
-        let mut all = [0; 6];
-        all.iter_mut().zip(arguments).for_each(|(place, value)| *place = *value);
-        Escape { name, leads_to, way: Way::Call(number, all) }
-    };
-    let text = |text: &'static std::ffi::CStr| text.as_ptr().addr();
+    let mut all = beyond_namespaces();
+    all.extend(into_the_kernel());
+    all
+}
+
+/// Calls that reach what namespaces keep apart.
+fn beyond_namespaces() -> Vec<Escape> {
     let (root, unknown) = (text(c"/"), text(c"no-such-kind"));
     vec![
         call(
@@ -186,6 +202,12 @@ fn calls() -> Vec<Escape> {
             &[0, usize::MAX - 2, 0],
         ),
         call("bpf", "programs in the kernel", libc::SYS_bpf, &[0, NO_MAP.as_ptr().addr(), 64]),
+    ]
+}
+
+/// Calls that change the kernel, or the machine.
+fn into_the_kernel() -> Vec<Escape> {
+    vec![
         call(
             "performance counters",
             "what others do",
@@ -205,7 +227,12 @@ fn calls() -> Vec<Escape> {
             libc::SYS_open_by_handle_at,
             &[AT_FDCWD, HANDLE.as_ptr().addr(), 0],
         ),
-        call("host name", "the name of the machine", libc::SYS_sethostname, &[root, TOO_LONG]),
+        call(
+            "host name",
+            "the name of the machine",
+            libc::SYS_sethostname,
+            &[text(c"/"), TOO_LONG],
+        ),
         call("kernel log", "addresses and what others do", libc::SYS_syslog, &[LOG_SIZE, 0, 0]),
         call("clock", "the time of the machine", libc::SYS_settimeofday, &[0, 0]),
         call("restart", "the end of the machine", libc::SYS_reboot, &[0, 0, 0, 0]),
