@@ -303,7 +303,6 @@ pub fn terminal_size() -> Option<TerminalSize> {
     Some(TerminalSize { rows: size.ws_row, columns: size.ws_col })
 }
 
-/// Writes to a descriptor of ours, which others may share and have made one that does not wait.
 /// Writes all of it, however long the reader takes.
 fn write_all(out: BorrowedFd<'_>, mut bytes: &[u8]) -> io::Result<()> {
     while !bytes.is_empty() {
