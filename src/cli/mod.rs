@@ -97,6 +97,7 @@ struct Flags {
 
 /// What follows `vmm run`; -h is docker's.
 #[derive(Debug, Args)]
+#[command(override_usage = "vmm run [OPTIONS] IMAGE [COMMAND [ARGUMENT]...]")]
 struct RunLine {
     #[command(flatten)]
     options: Box<RunOptions>,
@@ -306,6 +307,44 @@ mod tests {
         for line in lines {
             assert_eq!(parsed(parse, line), parsed(parse_whole, line), "{line}");
         }
+    }
+
+    /// As with docker, flags behind the image, and behind the container of exec, are not ours.
+    #[test]
+    fn words_behind_the_image_belong_to_the_command() {
+        let words = |line: &str| {
+            let args: Vec<_> = line.split(' ').map(OsString::from).collect();
+            let of = |cli: Cli| match cli.command {
+                Some(Command::Run(line)) => (line.options.rm, line.options.words),
+                Some(Command::Container(container::Command::Exec(args))) => (false, args.words),
+                other => panic!("{other:?}"),
+            };
+            let (part, whole) = (parse(&args).map(of), parse_whole(&args).map(of));
+            let part = part.unwrap_or_else(|error| panic!("{line}: {error}"));
+            assert_eq!(part, whole.unwrap_or_else(|error| panic!("{line}: {error}")));
+            (part.0, part.1.join(" "))
+        };
+        let lines = [
+            ("vmm run --rm image", true, "image"),
+            ("vmm run image --rm", false, "image --rm"),
+            ("vmm run image --help", false, "image --help"),
+            ("vmm run image --log-level debug", false, "image --log-level debug"),
+            ("vmm run image -- a -b", false, "image -- a -b"),
+            ("vmm run --rm -- image -a", true, "image -a"),
+            ("vmm run image ls -la --name x", false, "image ls -la --name x"),
+            ("vmm exec one --user x", false, "one --user x"),
+            ("vmm exec -u x one sh -c --help", false, "one sh -c --help"),
+        ];
+        for (line, rm, expected) in lines {
+            assert_eq!(words(line), (rm, expected.to_owned()), "{line}");
+        }
+        let refused = |line: &str| {
+            let args: Vec<_> = line.split(' ').map(OsString::from).collect();
+            parse(&args).unwrap_err().kind()
+        };
+        assert_eq!(refused("vmm run --nosuch image"), clap::error::ErrorKind::UnknownArgument);
+        assert_eq!(refused("vmm run --rm"), clap::error::ErrorKind::MissingRequiredArgument);
+        assert_eq!(refused("vmm exec one"), clap::error::ErrorKind::TooFewValues);
     }
 
     #[test]

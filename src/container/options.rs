@@ -162,11 +162,21 @@ pub struct RunOptions {
     #[arg(short, long, value_name = "SRC:DST", hide = true)]
     pub volume: Vec<String>,
 
-    /// Image: a name, or oci:DIR, oci-archive:FILE, docker-archive:FILE
-    #[arg(value_name = "IMAGE")]
-    pub image: String,
+    /// Image: a name, or oci:DIR, oci-archive:FILE, docker-archive:FILE; then command and arguments in place of
+    /// the image's
+    // One argument: the image ends the flags.
+    #[arg(value_names = ["IMAGE", "COMMAND"], required = true, num_args = 1.., trailing_var_arg = true)]
+    pub words: Vec<String>,
+}
 
-    /// Command and arguments in place of the image's
-    #[arg(value_name = "COMMAND", trailing_var_arg = true, allow_hyphen_values = true)]
-    pub command: Vec<String>,
+impl RunOptions {
+    /// The image.
+    pub fn image(&self) -> &str {
+        self.words.first().map_or("", String::as_str)
+    }
+
+    /// Command and arguments in place of the image's.
+    pub fn command(&self) -> &[String] {
+        self.words.get(1..).unwrap_or_default()
+    }
 }

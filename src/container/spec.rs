@@ -135,7 +135,7 @@ fn start(
 ) -> Result<Start, ContainerError> {
     let args = command_line(options, config);
     if args.is_empty() {
-        return Err(ContainerError::NoCommand(options.image.clone()));
+        return Err(ContainerError::NoCommand(options.image().to_owned()));
     }
     sendable(Start {
         role: Role::Init,
@@ -173,12 +173,12 @@ pub fn sendable(start: Start) -> Result<Start, ContainerError> {
 /// point of the user both.
 fn command_line(options: &RunOptions, config: &ImageConfig) -> Vec<String> {
     let (entrypoint, arguments) = match options.entrypoint.as_deref() {
-        Some("") => (vec![], &options.command),
-        Some(program) => (vec![program.to_owned()], &options.command),
-        None if options.command.is_empty() => (config.entrypoint.clone(), &config.cmd),
-        None => (config.entrypoint.clone(), &options.command),
+        Some("") => (vec![], options.command()),
+        Some(program) => (vec![program.to_owned()], options.command()),
+        None if options.command().is_empty() => (config.entrypoint.clone(), &config.cmd[..]),
+        None => (config.entrypoint.clone(), options.command()),
     };
-    [entrypoint, arguments.clone()].concat()
+    [&entrypoint, arguments].concat()
 }
 
 fn environment(

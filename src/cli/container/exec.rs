@@ -16,6 +16,7 @@ use crate::container::nouns::{EnvEntry, Environment};
 use crate::container::{Container, DetachKeys, Status, call, sendable};
 
 #[derive(Debug, Args)]
+#[command(override_usage = "vmm exec [OPTIONS] CONTAINER COMMAND [ARGUMENT]...")]
 pub(in super::super) struct ExecArgs {
     /// Keep standard input open for the command
     #[arg(short, long)]
@@ -49,18 +50,20 @@ pub(in super::super) struct ExecArgs {
     #[arg(long, value_name = "KEYS", default_value = "ctrl-p,ctrl-q")]
     detach_keys: DetachKeys,
 
-    /// Container by name or identifier
-    #[arg(value_name = "CONTAINER")]
-    container: String,
+    /// Container by name or identifier; then command and arguments
+    // One argument: the container ends the flags.
+    #[arg(value_names = ["CONTAINER", "COMMAND"], required = true, num_args = 2.., trailing_var_arg = true)]
+    pub(in super::super) words: Vec<String>,
+}
 
-    /// Command and arguments
-    #[arg(
-        required = true,
-        value_name = "COMMAND",
-        trailing_var_arg = true,
-        allow_hyphen_values = true
-    )]
-    command: Vec<String>,
+impl ExecArgs {
+    fn container(&self) -> &str {
+        self.words.first().map_or("", String::as_str)
+    }
+
+    fn command(&self) -> &[String] {
+        self.words.get(1..).unwrap_or_default()
+    }
 }
 
 #[derive(Debug, Args)]
@@ -87,7 +90,7 @@ pub(in super::super) fn exec(args: ExecArgs) -> anyhow::Result<Exit> {
     if args.tty && args.interactive && !args.detach && !isatty(stdin()) {
         bail!("-t needs a terminal, and standard input is none; leave -t out");
     }
-    let container = running(&args.container)?;
+    let container = running(args.container())?;
     let input = args.interactive && !args.detach;
     let streams = Streams {
         input,
@@ -127,7 +130,7 @@ fn process(container: &Container, args: ExecArgs) -> anyhow::Result<Start> {
     let size = vmm_protocol::TerminalSize { rows: 24, columns: 80 };
     let start = Start {
         role: Role::Exec,
-        args: args.command,
+        args: args.command().to_vec(),
         env: variables.into_entries(),
         cwd: args.workdir.unwrap_or_else(|| first.cwd.clone()),
         user: args.user.unwrap_or_else(|| first.user.clone()),

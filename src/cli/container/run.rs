@@ -37,13 +37,13 @@ pub(in super::super) fn run(mut options: RunOptions, began: Moment) -> anyhow::R
         options.network = Some(usual_network(&options, &containers.paths().runtime));
     }
     let store = Store::open(StorePaths::new(&containers.paths().data))?;
-    let text = pulled(&store, &options)?.map_or(options.image.clone(), |id| id.to_string());
+    let text = pulled(&store, &options)?.map_or(options.image().to_owned(), |id| id.to_string());
     // The image is not removed before the container that uses it is on disk.
     let held = store.hold()?;
     let image = image(&store, &text)?;
     if !suits(&image, &options)? {
-        let (own, wanted) = (image.config.platform(), options.platform.unwrap_or_default());
-        bail!("image {} is for {own}, not for {wanted}", options.image);
+        let (own, wanted) = (image.config.platform(), options.platform.clone().unwrap_or_default());
+        bail!("image {} is for {own}, not for {wanted}", options.image());
     }
     let kernel = match &options.kernel {
         Some(path) => std::env::current_dir()?.join(path),
@@ -51,7 +51,7 @@ pub(in super::super) fn run(mut options: RunOptions, began: Moment) -> anyhow::R
     };
     check_kernel(&kernel, &options)?;
     let sources = Sources {
-        image: options.image.clone(),
+        image: options.image().to_owned(),
         image_id: image.id.to_string(),
         rootfs: image.rootfs,
         kernel,
@@ -135,7 +135,7 @@ fn has_default_route() -> bool {
 /// directory is always looked at anew: it costs little, and what is there may have changed. The store is
 /// not held meanwhile, as it has to take the image in.
 fn pulled(store: &Store, options: &RunOptions) -> anyhow::Result<Option<Digest>> {
-    let local = matches!(options.image.parse(), Ok(Reference::Local(_)));
+    let local = matches!(options.image().parse(), Ok(Reference::Local(_)));
     let wanted = match options.pull {
         PullPolicy::Always => true,
         PullPolicy::Missing => local || !is_here(store, options)?,
@@ -145,26 +145,26 @@ fn pulled(store: &Store, options: &RunOptions) -> anyhow::Result<Option<Digest>>
         return Ok(None);
     }
     let what = Pull {
-        reference: options.image.clone(),
+        reference: options.image().to_owned(),
         platform: options.platform.clone(),
         quiet: options.quiet,
         ..Pull::default()
     };
     let pulled = client::pull(store.paths(), &what);
-    Ok(Some(pulled.with_context(|| format!("pull {}", options.image))?.id))
+    Ok(Some(pulled.with_context(|| format!("pull {}", options.image()))?.id))
 }
 
 /// Whether the image is in the store. A name that means an image for another platform than is asked for has
 /// to be looked up again.
 fn is_here(store: &Store, options: &RunOptions) -> anyhow::Result<bool> {
-    let named = match options.image.parse() {
+    let named = match options.image().parse() {
         Ok(reference) => store.find(&reference)?,
         Err(_) => None,
     };
     Ok(match named {
         Some(image) => suits(&image, options)?,
         // An identifier means one image and no other.
-        None => store.find_by_text(&options.image)?.is_some(),
+        None => store.find_by_text(options.image())?.is_some(),
     })
 }
 
