@@ -11,6 +11,8 @@ use std::time::{Duration, SystemTime};
 use rustix::fs::{SeekFrom as Hole, ioctl_ficlone, seek};
 use rustix::io::Errno;
 
+use vmm_image::client::find_program;
+
 use super::paths::make_private;
 use super::{Container, ContainerError, Lock, Network, Paths, Spec};
 use crate::config::MemorySize;
@@ -107,26 +109,12 @@ impl Line {
     }
 }
 
-/// A program that comes with this one: beside it, or where packages put what is not for the shell.
-///
-/// # Errors
-/// It is in none of these places, which are named.
-pub fn program(name: &'static str) -> Result<PathBuf, ContainerError> {
-    let own = std::env::current_exe()
-        .map_err(|e| ContainerError::file(Path::new("/proc/self/exe"), e))?;
-    let directory = own.parent().unwrap_or(Path::new("/"));
-    let places =
-        [directory.to_owned(), directory.join("../libexec/vmm"), directory.join("../lib/vmm")];
-    let found = places.iter().map(|place| place.join(name)).find(|path| path.is_file());
-    found.ok_or_else(|| ContainerError::NoProgram { name, beside: directory.to_owned() })
-}
-
 /// The initial RAM file system with the agent as its only file; made once for each agent.
 ///
 /// # Errors
 /// There is no agent, or the file cannot be made.
 pub fn initrd(paths: &Paths) -> Result<PathBuf, ContainerError> {
-    let agent = program("vmm-agent")?;
+    let agent = find_program("vmm-agent")?;
     let failed = |e| ContainerError::file(&agent, e);
     let mut file = File::open(&agent).map_err(failed)?;
     let found = file.metadata().map_err(failed)?;

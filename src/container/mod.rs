@@ -84,13 +84,8 @@ pub enum ContainerError {
     #[error("make an identifier")]
     Random(#[source] io::Error),
     /// A program of ours that is not where it should be.
-    #[error("{name} is neither in {} nor in ../libexec/vmm or ../lib/vmm beside it", beside.display())]
-    NoProgram {
-        /// The program.
-        name: &'static str,
-        /// The directory of this program.
-        beside: PathBuf,
-    },
+    #[error("find the agent")]
+    NoAgent(#[from] vmm_image::client::ClientError),
     /// The keeper does not run.
     #[error("start the keeper of a container")]
     Keeper(#[source] io::Error),

@@ -97,18 +97,25 @@ impl ClientError {
     }
 }
 
-/// Where a program that belongs to this one is: beside it, or in the directories for such programs.
+/// Where what was installed with this program may be: beside it, or where packages put what is not for the shell.
+pub fn places() -> impl Iterator<Item = PathBuf> {
+    let directory = own_directory();
+    ["", "../libexec/vmm", "../lib/vmm"].into_iter().map(move |place| directory.join(place))
+}
+
+fn own_directory() -> PathBuf {
+    let own = std::env::current_exe().unwrap_or_default();
+    own.parent().unwrap_or(Path::new("/")).to_owned()
+}
+
+/// Where a program that belongs to this one is, of [`places`].
 ///
 /// # Errors
 ///
 /// It is in none of them.
 pub fn find_program(program: &'static str) -> Result<PathBuf, ClientError> {
-    let own = std::env::current_exe().unwrap_or_default();
-    let directory = own.parent().unwrap_or(Path::new("/")).to_owned();
-    let places = ["", "../libexec/vmm", "../lib/vmm"];
-    let found = places.iter().map(|place| directory.join(place).join(program));
-    let missing = ClientError::Missing { program, directory: directory.clone() };
-    found.into_iter().find(|path| path.is_file()).ok_or(missing)
+    let found = places().map(|place| place.join(program)).find(|path| path.is_file());
+    found.ok_or_else(|| ClientError::Missing { program, directory: own_directory() })
 }
 
 /// Pulls an image into the store at `paths`; what is going on is told on standard error.

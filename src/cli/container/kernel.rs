@@ -1,10 +1,11 @@
 //! The kernel of containers, where the user names none.
 
 use std::env;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::bail;
 use serde::Deserialize;
+use vmm_image::client::places;
 
 use crate::config::load_toml;
 
@@ -41,15 +42,8 @@ pub(super) fn find() -> anyhow::Result<PathBuf> {
     if let Some(path) = settled(directories.into_iter().flatten())? {
         return Ok(path);
     }
-    let own = env::current_exe()?;
-    let beside = own.parent().unwrap_or(Path::new("/"));
-    for place in [".", "../libexec/vmm", "../lib/vmm"] {
-        let path = beside.join(place).join(INSTALLED);
-        if path.is_file() {
-            return Ok(path);
-        }
-    }
-    match newest_built() {
+    let installed = places().map(|place| place.join(INSTALLED)).find(|path| path.is_file());
+    match installed.or_else(newest_built) {
         Some(path) => Ok(path),
         None => {
             bail!(
@@ -94,6 +88,8 @@ fn newest_built() -> Option<PathBuf> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     #[test]
