@@ -58,8 +58,8 @@ pub(crate) struct BenchArgs {
     /// So many runs of each kind instead of the usual number
     #[arg(long, value_name = "N")]
     runs: Option<usize>,
-    /// Write the results into docs/performance.md
-    #[arg(long, conflicts_with_all = ["groups", "runs"])]
+    /// Write the results into docs/performance.md, in place of those of the same groups
+    #[arg(long, conflicts_with = "runs")]
     write_docs: bool,
     /// Take the KVM exits that are found for the recorded ones
     #[arg(long)]
@@ -115,20 +115,22 @@ pub(crate) fn run(arguments: &BenchArgs) -> Result<i32> {
     if groups.is_empty() {
         groups.extend(Group::value_variants());
     }
-    let mut records = Records::default();
     let mut figures = vec![];
     for group in groups {
-        figures.extend(group.measure(&context, &mut records)?);
+        let mut records = Records::default();
+        let own = group.measure(&context, &mut records)?;
+        print!("{}", report::histograms(&records));
+        if arguments.write_docs {
+            let (name, title) = group.title();
+            report::update_document(&document(), (&name, &title), &own, &records)?;
+        }
+        figures.extend(own);
     }
-    print!("{}", report::histograms(&records));
     println!("{}", report::spread_table(&figures));
     print!("{}\n{}", report::table(&figures), report::notes(&figures));
     let summary = context.directory.join("summary.json");
     report::write_summary(&figures, &summary)?;
     println!("{}", summary.display());
-    if arguments.write_docs {
-        report::update_document(&document(), &figures, &records)?;
-    }
     Ok(0)
 }
 
@@ -138,6 +140,14 @@ fn document() -> PathBuf {
 }
 
 impl Group {
+    /// What it is called on the command line, and in a heading.
+    fn title(self) -> (String, String) {
+        let value = self.to_possible_value();
+        let help = value.as_ref().and_then(|value| value.get_help());
+        let name = value.as_ref().map_or("", |value| value.get_name()).to_owned();
+        (name, help.map(ToString::to_string).unwrap_or_default())
+    }
+
     fn measure(self, context: &Context, records: &mut Records) -> Result<Vec<Figure>> {
         match self {
             Self::Null => null_guest::figures(context, records),

@@ -12,9 +12,10 @@ use super::figure::{Figure, Goal, Unit};
 use super::record::{Arm, Records};
 use super::{histogram, null_guest};
 
-/// Between these two lines of the document everything is written by [`update_document`].
-const BEGIN: &str = "<!-- measured: begin -->";
-const END: &str = "<!-- measured: end -->";
+/// The line of the document before, or after, what [`update_document`] writes of a group.
+fn mark(group: &str, end: &str) -> String {
+    format!("<!-- measured: {group} {end} -->")
+}
 
 const HEADER: [&str; 9] =
     ["figure", "place", "n", "ours", "peer", "ratio", "95 % interval", "goal", "met"];
@@ -88,21 +89,29 @@ pub(super) fn write_summary(figures: &[Figure], path: &Path) -> Result<()> {
     fs::write(path, text).with_context(|| format!("write {}", path.display()))
 }
 
-/// Replaces the measured part of the document at `path`.
+/// Replaces what the document at `path` says of a group, which is titled `title`.
 ///
 /// # Errors
 /// It cannot be read or written, or it has no such part.
-pub(super) fn update_document(path: &Path, figures: &[Figure], records: &Records) -> Result<()> {
+pub(super) fn update_document(
+    path: &Path,
+    (group, title): (&str, &str),
+    figures: &[Figure],
+    records: &Records,
+) -> Result<()> {
     let text = fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
-    let updated = replaced(&text, &measured(figures, records))
-        .with_context(|| format!("{} has no lines {BEGIN} and {END}", path.display()))?;
+    let measured = format!("### {title}\n\n{}", measured(figures, records));
+    let updated = replaced(&text, group, &measured).with_context(|| {
+        format!("{} has no lines {} and end", path.display(), mark(group, "begin"))
+    })?;
     fs::write(path, updated).with_context(|| format!("write {}", path.display()))
 }
 
-fn replaced(text: &str, measured: &str) -> Option<String> {
-    let (before, rest) = text.split_once(BEGIN)?;
-    let (_, after) = rest.split_once(END)?;
-    Some(format!("{before}{BEGIN}\n\n{measured}\n{END}{after}"))
+fn replaced(text: &str, group: &str, measured: &str) -> Option<String> {
+    let (begin, end) = (mark(group, "begin"), mark(group, "end"));
+    let (before, rest) = text.split_once(&begin)?;
+    let (_, after) = rest.split_once(&end)?;
+    Some(format!("{before}{begin}\n\n{}\n\n{end}{after}", measured.trim_end()))
 }
 
 fn measured(figures: &[Figure], records: &Records) -> String {
@@ -119,20 +128,24 @@ fn measured(figures: &[Figure], records: &Records) -> String {
     }
     line("");
     line(&notes(figures));
-    line("### Spread\n");
-    line(&markdown_row(&SPREAD_HEADER.map(str::to_owned)));
-    line(&markdown_row(&SPREAD_HEADER.map(|_| "---".to_owned())));
+    if sampled(figures).next().is_some() {
+        line(&markdown_row(&SPREAD_HEADER.map(str::to_owned)));
+        line(&markdown_row(&SPREAD_HEADER.map(|_| "---".to_owned())));
+    }
     for figure in sampled(figures) {
         line(&markdown_row(&spread(figure)));
     }
-    line("\n### Command lines\n\n```text");
-    for (series, arm, command) in records.commands() {
-        let who = if arm == Arm::Ours { "ours" } else { "peer" };
-        line(&format!("# {series} ({who})\n{command}\n"));
+    let commands: Vec<_> = records.commands().map(command_line).collect();
+    if !commands.is_empty() {
+        line(&format!("\n```text\n{}\n```\n", commands.join("\n\n")));
     }
-    line("```\n\n### What closing a virtual machine costs\n");
     line(&histograms(records));
     text
+}
+
+fn command_line((series, arm, command): (&str, Arm, &str)) -> String {
+    let who = if arm == Arm::Ours { "ours" } else { "peer" };
+    format!("# {series} ({who})\n{command}")
 }
 
 /// Histograms of the ends of null guests: medians hide that they come in steps.
@@ -250,11 +263,15 @@ mod tests {
 
     #[test]
     fn measured_part_of_the_document_is_replaced_and_nothing_else() {
-        let document = format!("above\n{BEGIN}\nold\n{END}\nbelow\n");
-        let updated = replaced(&document, "new").unwrap();
-        assert_eq!(updated, format!("above\n{BEGIN}\n\nnew\n{END}\nbelow\n"));
-        assert_eq!(replaced(&updated, "new").as_ref(), Some(&updated));
-        assert_eq!(replaced("no marks", "new"), None);
+        let part = |group: &str, text: &str| {
+            format!("{}\n\n{text}\n\n{}\n", mark(group, "begin"), mark(group, "end"))
+        };
+        let document = format!("above\n{}{}below\n", part("net", "old"), part("null", "kept"));
+        let updated = replaced(&document, "net", "new\n").unwrap();
+        let expected = format!("above\n{}{}below\n", part("net", "new"), part("null", "kept"));
+        assert_eq!(updated, expected);
+        assert_eq!(replaced(&updated, "net", "new").as_ref(), Some(&updated));
+        assert_eq!(replaced(&updated, "block", "new"), None);
     }
 
     #[test]
@@ -268,8 +285,12 @@ mod tests {
     }
 
     #[test]
-    fn document_of_the_tree_has_a_measured_part() {
+    fn document_of_the_tree_has_a_part_for_each_group() {
+        use clap::ValueEnum;
         let text = fs::read_to_string(crate::bench::document()).unwrap();
-        assert!(replaced(&text, "").is_some());
+        for group in crate::bench::Group::value_variants() {
+            let (name, _) = group.title();
+            assert!(replaced(&text, &name, "").is_some(), "{name}");
+        }
     }
 }
