@@ -48,9 +48,9 @@ fn commands_end_when_nobody_reads_them_any_more() {
     let lines: [&[&str]; 5] =
         [&["stats"], &["stats", "--format", "json"], &["logs", "-f", "one"], &["ps"], &["images"]];
     for line in lines {
-        let mut command = world.vmm(line).spawn().unwrap();
-        drop(command.stdout.take());
-        let ran = finish(command);
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let ran = finish(world.vmm(line).stdout(writer).spawn().unwrap());
         assert_eq!((ran.status, ran.err.as_str()), (141, ""), "{line:?}");
     }
     let soon = std::time::SystemTime::now() + Duration::from_secs(1);
