@@ -59,7 +59,7 @@ pub(crate) struct BenchArgs {
     #[arg(long, value_name = "N")]
     runs: Option<usize>,
     /// Write the results into docs/performance.md, in place of those of the same groups
-    #[arg(long, conflicts_with = "runs")]
+    #[arg(long)]
     write_docs: bool,
     /// Take the KVM exits that are found for the recorded ones
     #[arg(long)]
