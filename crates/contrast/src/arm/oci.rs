@@ -60,29 +60,34 @@ fn open(name: &str, setting: &Setting<'_>) -> Result<Box<dyn Arm>, Absent> {
 pub fn bundle_config(rootfs: &Path, args: &[impl AsRef<str>]) -> Value {
     let mut config = serde_json::from_str(FORM).unwrap_or(Value::Null);
     let args: Vec<&str> = args.iter().map(AsRef::as_ref).collect();
-    put(&mut config, "/process/args", json!(args));
-    put(&mut config, "/root/path", json!(rootfs));
+    put(&mut config, &["process", "args"], json!(args));
+    put(&mut config, &["root", "path"], json!(rootfs));
     // More than its own nobody may give who lacks the right to.
     let files = getrlimit(Resource::Nofile).maximum.map_or(MAX_FILES, |most| most.min(MAX_FILES));
-    put(&mut config, "/process/rlimits/0/soft", json!(files));
-    put(&mut config, "/process/rlimits/0/hard", json!(files));
+    put(&mut config, &["process", "rlimits", "0", "soft"], json!(files));
+    put(&mut config, &["process", "rlimits", "0", "hard"], json!(files));
     config
 }
 
 fn config_of(workload: &Workload) -> Value {
     let mut config = bundle_config(&workload.rootfs, &workload.args);
-    put(&mut config, "/process/env", json!(workload.env));
-    put(&mut config, "/process/cwd", json!(workload.cwd));
-    put(&mut config, "/process/user/uid", json!(workload.user.uid));
-    put(&mut config, "/process/user/gid", json!(workload.user.gid));
+    put(&mut config, &["process", "env"], json!(workload.env));
+    put(&mut config, &["process", "cwd"], json!(workload.cwd));
+    put(&mut config, &["process", "user", "uid"], json!(workload.user.uid));
+    put(&mut config, &["process", "user", "gid"], json!(workload.user.gid));
     config
 }
 
 /// Fills in a place that the form has.
-fn put(config: &mut Value, place: &str, value: Value) {
-    if let Some(place) = config.pointer_mut(place) {
+fn put(config: &mut Value, place: &[&str], value: Value) {
+    if let Some(place) = config.pointer_mut(&pointer(place)) {
         *place = value;
     }
+}
+
+/// The JSON pointer (RFC 6901) of a place by the names on the way there.
+fn pointer(place: &[&str]) -> String {
+    place.iter().flat_map(|name| ["/", name]).collect()
 }
 
 impl Runtime {
@@ -128,10 +133,11 @@ mod tests {
     fn bundle_says_what_the_workload_says() {
         let workload = Workload { cwd: "/tmp".to_owned(), ..crate::testing::workload() };
         let config = config_of(&workload);
-        let at = |place: &str| config.pointer(place).unwrap();
-        assert_eq!(at("/process/args"), &json!(["true"]));
-        assert_eq!(at("/process/env"), &json!(["A=b"]));
-        assert_eq!((at("/process/cwd"), at("/root/path")), (&json!("/tmp"), &json!("/nosuch")));
-        assert_eq!(at("/process/user/uid"), &json!(0));
+        let at = |place: &[&str]| config.pointer(&pointer(place)).unwrap();
+        assert_eq!(at(&["process", "args"]), &json!(["true"]));
+        assert_eq!(at(&["process", "env"]), &json!(["A=b"]));
+        assert_eq!(at(&["process", "cwd"]), &json!("/tmp"));
+        assert_eq!(at(&["root", "path"]), &json!("/nosuch"));
+        assert_eq!(at(&["process", "user", "uid"]), &json!(0));
     }
 }
