@@ -18,6 +18,9 @@ use super::wire::{Decoder, Frame, MAX_PAYLOAD};
 /// machine would still be a fault worth reporting.
 const BOOT_DEADLINE: Duration = Duration::from_secs(180);
 
+/// How long an interrupt that the emulation lost may stop the host (docs/test-hosts.md).
+const TICK: Duration = Duration::from_secs(1);
+
 /// Why the emulated host, not the command in it, failed.
 #[derive(Debug, Error)]
 pub(crate) enum HostError {
@@ -70,6 +73,7 @@ enum Progress {
 impl Session {
     pub(crate) fn new(qemu: Qemu, channel: UnixStream, timeout: Option<Duration>) -> Self {
         let outgoing = Outgoing(Arc::new(Mutex::new(channel.try_clone().ok())));
+        outgoing.tick();
         Self { qemu, channel, outgoing, started: Instant::now(), timeout, ready: false }
     }
 
@@ -131,7 +135,7 @@ impl Session {
                 Frame::Stdout(bytes) => pass(sinks.stdout, &bytes).context("standard output")?,
                 Frame::Stderr(bytes) => pass(sinks.stderr, &bytes).context("standard error")?,
                 Frame::Exit(status) => return Ok(Progress::Ended(status)),
-                Frame::Stdin(_) | Frame::Resize(..) => {}
+                Frame::Stdin(_) | Frame::Resize(..) | Frame::Tick => {}
             }
         }
         Ok(progress)
@@ -185,6 +189,16 @@ impl Session {
 }
 
 impl Outgoing {
+    /// Sends a tick now and then, as long as there is a host.
+    fn tick(&self) {
+        let outgoing = self.clone();
+        thread::spawn(move || {
+            while outgoing.send(&Frame::Tick).is_ok() {
+                thread::sleep(TICK);
+            }
+        });
+    }
+
     fn send(&self, frame: &Frame) -> io::Result<()> {
         let mut stream = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match stream.as_mut() {

@@ -19,6 +19,8 @@ pub(crate) enum Frame {
     Stdin(Vec<u8>),
     /// Outside to host: the terminal has this many rows and columns.
     Resize(u16, u16),
+    /// Outside to host: nothing, once in a while. Its interrupt wakes a processor that slept through one.
+    Tick,
     /// Host to outside: the command wrote to its standard output.
     Stdout(Vec<u8>),
     /// Host to outside: the command wrote to its standard error.
@@ -35,6 +37,7 @@ impl Frame {
             Self::Resize(rows, columns) => {
                 (b'w', [rows.to_le_bytes(), columns.to_le_bytes()].concat())
             }
+            Self::Tick => (b't', vec![]),
             Self::Stdout(bytes) => (b'o', bytes.clone()),
             Self::Stderr(bytes) => (b'e', bytes.clone()),
             Self::Exit(code) => (b'x', code.to_le_bytes().to_vec()),
@@ -50,6 +53,7 @@ impl Frame {
                 let number = |bytes: &[u8]| Some(u16::from_le_bytes(bytes.try_into().ok()?));
                 Self::Resize(number(rows)?, number(columns)?)
             }
+            b't' => Self::Tick,
             b'o' => Self::Stdout(payload.to_vec()),
             b'e' => Self::Stderr(payload.to_vec()),
             b'x' => Self::Exit(i32::from_le_bytes(payload.try_into().ok()?)),
@@ -117,6 +121,7 @@ mod tests {
             Frame::Ready,
             Frame::Stdin(vec![]),
             Frame::Resize(50, 132),
+            Frame::Tick,
             Frame::Stdout((0..=255).collect()),
             Frame::Stderr(vec![0; MAX_PAYLOAD]),
             Frame::Exit(-1),
