@@ -80,9 +80,7 @@ impl Job {
     /// # Errors
     /// [`HostError`] when the host failed or time ran out; others when it could not be prepared.
     pub(crate) fn run(&self) -> Result<i32> {
-        let session = self.start(None)?;
-        session.feed(Box::new(io::stdin()));
-        session.relay(&mut Sinks { stdout: &mut io::stdout(), stderr: &mut io::stderr() })
+        self.relay(Box::new(io::stdin()), &mut io::stdout(), &mut io::stderr())
     }
 
     /// Runs the command without input, its output going to `stdout` and `stderr` as it comes.
@@ -90,8 +88,21 @@ impl Job {
     /// # Errors
     /// As [`Job::run`]; also when a sink fails.
     pub(crate) fn relay_to(&self, stdout: &mut dyn Write, stderr: &mut dyn Write) -> Result<i32> {
+        self.relay(Box::new(io::empty()), stdout, stderr)
+    }
+
+    /// As [`Job::relay_to`], with all that can be read from `input` for the command's standard input.
+    ///
+    /// # Errors
+    /// As [`Job::relay_to`].
+    pub(crate) fn relay(
+        &self,
+        input: Source,
+        stdout: &mut dyn Write,
+        stderr: &mut dyn Write,
+    ) -> Result<i32> {
         let session = self.start(None)?;
-        session.feed(Box::new(io::empty()));
+        session.feed(input);
         session.relay(&mut Sinks { stdout, stderr })
     }
 
@@ -138,4 +149,4 @@ impl Job {
 }
 
 /// Reads that end when the source does.
-type Source = Box<dyn Read + Send>;
+pub(crate) type Source = Box<dyn Read + Send>;

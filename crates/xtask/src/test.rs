@@ -4,23 +4,17 @@
 //! tests that boot Linux guests, which declare `test = false` in their manifest because plain
 //! `cargo test` cannot promise them a KVM that runs guest kernels.
 
-use std::io::{self, Write};
-use std::iter;
-use std::path::PathBuf;
-use std::process::{Command, Stdio};
-use std::thread;
-use std::time::Duration;
+mod draw;
+mod guest;
 
-use anyhow::{Context, Result, anyhow, ensure};
+use std::io;
+use std::process::Stdio;
+
+use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 
-use crate::host::Job;
 use crate::totals::{Counter, Totals};
-use crate::workspace::{self, Profile, Program};
-use crate::{artifacts, command, packages};
-
-/// Where the test programs lie in the emulated host.
-const PROGRAMS: &str = "/srv/tests";
+use crate::{command, packages, workspace};
 
 /// What the native tests call: a compiler for guest programs, network interfaces, namespaces, what
 /// else reads images, and a shell for containers.
@@ -36,26 +30,6 @@ const NATIVE_PACKAGES: &[&str] = &[
     "umoci",
     "util-linux",
 ];
-
-/// Memory of the emulated host in MiB: room for a guest beyond the 4 GiB boundary.
-const MEMORY_MIB: u32 = 6144;
-
-/// Longer than all guest tests together take on the slowest machine we know.
-const TIMEOUT: Duration = Duration::from_secs(60 * 60);
-
-/// Emulated hosts that share all guest tests: as many as the smallest machine we know has processors.
-const SHARES: usize = 2;
-
-/// Runs the programs in `$1` with the other arguments; fails if one does.
-const RUN_ALL: &str = r#"
-directory=$1; shift
-status=0
-for program in "$directory"/*; do
-    printf '     Running %s in the emulated host\n' "${program##*/}"
-    "$program" "$@" || status=$?
-done
-exit "$status"
-"#;
 
 /// What to test.
 #[derive(Args)]
@@ -86,7 +60,7 @@ pub(crate) fn run(arguments: &TestArgs) -> Result<i32> {
         places.push(("native", native(filter)));
     }
     if arguments.place != Some(Place::Native) {
-        places.push(("emulated host", guest(filter)));
+        places.push(("emulated host", guest::run(filter)));
     }
     let mut sum = Totals::default();
     println!();
@@ -118,104 +92,4 @@ fn native(filter: Option<&str>) -> Result<Totals> {
     }
     let status = child.wait()?;
     Ok(counter.totals(status.success()))
-}
-
-/// Runs the tests that boot guests: those that are asked for in one emulated host, all of them in
-/// [`SHARES`] hosts at the same time.
-fn guest(filter: Option<&str>) -> Result<Totals> {
-    let tests = workspace::guest_tests()?;
-    ensure!(!tests.is_empty(), "the workspace declares no tests that boot guests");
-    let programs = workspace::build_guest_tests(&tests)?;
-    let shares = match filter {
-        Some(filter) => vec![vec![filter.to_owned()]],
-        None => shares(&names(&programs)?),
-    };
-    let job = guest_job(programs)?;
-    let jobs: Vec<Job> = shares.iter().map(|share| with_arguments(&job, share)).collect();
-    let mut sum = Totals::default();
-    thread::scope(|scope| {
-        let (first, others) = jobs.split_first().context("there is a share")?;
-        let others: Vec<_> = others.iter().map(|job| scope.spawn(|| kept_back(job))).collect();
-        sum += relay(first, &mut io::stdout(), &mut io::stderr());
-        for other in others {
-            let (output, totals) = other.join().map_err(|_| anyhow!("a share panicked"))?;
-            io::stdout().write_all(&output)?;
-            sum += totals;
-        }
-        Ok(sum)
-    })
-}
-
-/// The names of all tests in `programs`, in their order.
-fn names(programs: &[Program]) -> Result<Vec<String>> {
-    let mut names = vec![];
-    for program in programs {
-        let list = command::stdout(Command::new(&program.path).arg("--list"))?;
-        let list = String::from_utf8_lossy(&list).into_owned();
-        names
-            .extend(list.lines().filter_map(|line| line.strip_suffix(": test")).map(str::to_owned));
-    }
-    ensure!(!names.is_empty(), "the programs list no tests");
-    Ok(names)
-}
-
-/// Arguments of the test programs for each share: tests take turns, as those with like names take about
-/// as long.
-fn shares(names: &[String]) -> Vec<Vec<String>> {
-    let share = |first: usize| names.iter().skip(first).step_by(SHARES).cloned();
-    (0..SHARES)
-        .map(|first| iter::once("--exact".to_owned()).chain(share(first)).collect())
-        .collect()
-}
-
-/// The job that runs all of `programs` with the arguments that are added to its command.
-fn guest_job(programs: Vec<Program>) -> Result<Job> {
-    let mut job = Job::new(["sh", "-c", RUN_ALL, "tests", PROGRAMS]);
-    for Program { name, path } in programs {
-        job.copy.push((path, PathBuf::from(PROGRAMS).join(name)));
-    }
-    artifacts::equip(&mut job, Profile::Dev)?;
-    job.memory_mib = MEMORY_MIB;
-    job.timeout = Some(TIMEOUT);
-    job.environment.push(("RUST_BACKTRACE".into(), "1".into()));
-    Ok(job)
-}
-
-fn with_arguments(job: &Job, arguments: &[String]) -> Job {
-    let mut job = job.clone();
-    job.command.extend(arguments.iter().map(Into::into));
-    job
-}
-
-/// Runs `job` and returns what it printed, lest it mix with what another one prints.
-fn kept_back(job: &Job) -> (Vec<u8>, Totals) {
-    let (mut output, mut errors) = (vec![], vec![]);
-    let totals = relay(job, &mut output, &mut errors);
-    output.extend(errors);
-    (output, totals)
-}
-
-fn relay(job: &Job, stdout: &mut dyn Write, stderr: &mut dyn Write) -> Totals {
-    let mut counter = Counter::new(stdout);
-    let ended = job.relay_to(&mut counter, stderr);
-    if let Err(error) = &ended {
-        // Nothing is lost when this cannot be written: the totals tell that it failed.
-        let _ = writeln!(stderr, "test: {error:#}");
-    }
-    counter.totals(matches!(ended, Ok(0)))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn each_test_is_in_one_share_by_its_whole_name() {
-        let names: Vec<String> = (0..7).map(|n| format!("m::t{n}")).collect();
-        let shares = shares(&names);
-        assert!(shares.iter().all(|share| share[0] == "--exact" && share.len() > 7 / SHARES));
-        let mut all: Vec<_> = shares.iter().flat_map(|share| &share[1..]).cloned().collect();
-        all.sort();
-        assert_eq!(all, names);
-    }
 }

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io::{self, Write};
 use std::ops::AddAssign;
+use std::sync::mpsc::Sender;
 
 /// How many tests passed and failed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -31,12 +32,27 @@ pub(crate) struct Counter<W> {
     out: W,
     line: Vec<u8>,
     totals: Totals,
+    tell: Option<Sender<()>>,
 }
 
 impl<W: Write> Counter<W> {
     /// A counter that passes output on to `out`.
     pub(crate) fn new(out: W) -> Self {
-        Self { out, line: vec![], totals: Totals::default() }
+        Self { out, line: vec![], totals: Totals::default(), tell: None }
+    }
+
+    /// The same counter, which tells `listener` of every report.
+    pub(crate) fn telling(self, listener: Sender<()>) -> Self {
+        Self { tell: Some(listener), ..self }
+    }
+
+    fn end_of_line(&mut self) {
+        if let Some(report) = report(&String::from_utf8_lossy(&self.line)) {
+            self.totals += report;
+            // Who does not listen any more has no use for it.
+            let _ = self.tell.as_ref().map(|listener| listener.send(()));
+        }
+        self.line.clear();
     }
 
     /// The totals, given whether the programs ended well: without a report of a failure, an ending
@@ -54,8 +70,7 @@ impl<W: Write> Write for Counter<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         for &byte in bytes {
             if byte == b'\n' {
-                self.totals += report(&String::from_utf8_lossy(&self.line)).unwrap_or_default();
-                self.line.clear();
+                self.end_of_line();
             } else {
                 self.line.push(byte);
             }
@@ -90,12 +105,14 @@ mod tests {
         let output = format!("running 3 tests\n{OK}\n\nnoise 9 passed; 9 failed\n{OK}\n")
             + "test result: FAILED. 1 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out\n";
         for size in [1, 5, 1000] {
-            let mut counter = Counter::new(vec![]);
+            let (sender, reports) = std::sync::mpsc::channel();
+            let mut counter = Counter::new(vec![]).telling(sender);
             for piece in output.as_bytes().chunks(size) {
                 counter.write_all(piece).unwrap();
             }
             assert_eq!(counter.totals(false), Totals { passed: 7, failed: 2 });
             assert_eq!(counter.out, output.as_bytes());
+            assert_eq!(reports.try_iter().count(), 3);
         }
     }
 
