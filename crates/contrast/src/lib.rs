@@ -14,6 +14,7 @@
 //! - [`plan`]: the order of runs.
 //! - [`measure`]: a plan carried out.
 //! - [`virtualisation`], [`fingerprint`], [`verdict`]: the host, and whether its numbers are to be trusted.
+//! - [`page`]: reports as pages, with plots.
 //! - [`report`], [`compare`]: what was found, in every form; two of these.
 //! - [`cli`]: the program `vmm-contrast`.
 
@@ -26,6 +27,7 @@ pub mod fingerprint;
 pub mod launch;
 pub mod leftovers;
 pub mod measure;
+pub mod page;
 pub mod plan;
 pub mod report;
 pub mod rootfs;
