@@ -44,6 +44,7 @@ pub(crate) fn all() -> Value {
             "modules": text("/proc/modules").ok().map(|text| text.lines().count()),
             "dmesg": can_open("/dev/kmsg", OFlags::RDONLY),
             "symbol_addresses": symbol_addresses(),
+            "clocksource": line("/sys/devices/system/clocksource/clocksource0/current_clocksource"),
         },
         "identity": {
             "hostname": name.nodename().to_string_lossy(),
@@ -123,7 +124,7 @@ fn control_group() -> Option<String> {
 }
 
 fn namespaces() -> Value {
-    let kinds = ["cgroup", "ipc", "mnt", "net", "pid", "user", "uts"];
+    let kinds = ["cgroup", "ipc", "mnt", "net", "pid", "time", "user", "uts"];
     let link = |kind: &str| fs::read_link(format!("/proc/self/ns/{kind}")).ok();
     let name = |kind: &str| link(kind).map(|path| path.to_string_lossy().into_owned());
     kinds.iter().map(|kind| ((*kind).to_owned(), json!(name(kind)))).collect()

@@ -5,6 +5,8 @@
 //! - [`calls`]: which system calls get through.
 //! - [`escapes`]: what would lead out, tried so far that it is known and nothing happens.
 //! - [`measure`]: what a system call, computing and a file cost here.
+//! - [`hostile`]: what becomes of who takes all there is, up to a bound.
+//! - [`work`]: a little of everything that programs do, for who counts system calls from outside.
 //!
 //! What it says is JSON. It changes nothing that outlives it, and ends soon whatever it meets.
 
@@ -13,8 +15,10 @@
 mod calls;
 mod escapes;
 mod facts;
+mod hostile;
 mod measure;
 mod raw;
+mod work;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -31,6 +35,9 @@ Prints an object with a member for each word:
   cpu              Nanoseconds that a fixed computation takes
   syscall-latency  Nanoseconds that the shortest system call takes
   io               Nanoseconds that writing and reading a file in the working directory takes
+  memory-hog       What becomes of a process that takes memory until it is stopped, at 768 MiB by itself
+  fork-bomb        How many processes can be made at once, 1000 at most
+  work             Prints `ready`, waits, does a little of everything, prints `done`
 ";
 
 fn main() -> ExitCode {
@@ -66,6 +73,9 @@ fn task(word: &str) -> Option<fn() -> Value> {
         "cpu" => || json!(measure::cpu()),
         "syscall-latency" => || json!(measure::syscall()),
         "io" => || json!(measure::io()),
+        "memory-hog" => hostile::memory,
+        "fork-bomb" => hostile::processes,
+        "work" => work::all,
         _ => return None,
     })
 }
@@ -82,6 +92,6 @@ mod tests {
     #[test]
     fn every_word_of_the_usage_is_known() {
         let words = USAGE.lines().skip(3).filter_map(|line| line.split_whitespace().next());
-        assert_eq!(words.filter(|word| task(word).is_some()).count(), 6);
+        assert_eq!(words.filter(|word| task(word).is_some()).count(), 9);
     }
 }

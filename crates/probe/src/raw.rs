@@ -8,6 +8,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, kill_process, waitpid};
 
@@ -82,6 +83,25 @@ fn ask_some(calls: &[Call]) -> Vec<Answer> {
 fn last(ended: Option<WaitStatus>) -> Answer {
     let signal = ended.and_then(WaitStatus::terminating_signal);
     if signal == Some(libc::SIGKILL) { Answer::Hung } else { Answer::Ended(signal) }
+}
+
+/// Makes a process that does `work` and ends. This program has one thread, so that its copy may do anything.
+///
+/// # Errors
+/// The kernel makes none.
+pub(crate) fn process(work: impl FnOnce()) -> Result<Pid, Errno> {
+    // SAFETY: a program with one thread may do the same in the new process as in this one.
+    match unsafe { libc::fork() } {
+        0 => {
+            work();
+            // SAFETY: nothing of this process runs after it.
+            unsafe { libc::_exit(0) }
+        }
+        pid => Pid::from_raw(pid).filter(|_| pid > 0).ok_or_else(|| {
+            let error = std::io::Error::last_os_error().raw_os_error();
+            Errno::from_raw_os_error(error.unwrap_or(libc::EIO))
+        }),
+    }
 }
 
 fn make(calls: &[Call], pipe: &OwnedFd) -> ! {
