@@ -12,6 +12,7 @@ use rustix::fs::{SeekFrom as Hole, ioctl_ficlone, seek};
 use rustix::io::Errno;
 
 use vmm_image::client::find_program;
+use vmm_image::cpio::{self, Attributes};
 
 use super::paths::make_private;
 use super::{Container, ContainerError, Lock, Network, Paths, Spec};
@@ -129,8 +130,9 @@ pub fn initrd(paths: &Paths) -> Result<PathBuf, ContainerError> {
     let archive = make_once(&cache, &name, |out| {
         let mut content = vec![];
         file.read_to_end(&mut content)?;
-        out.write_all(&cpio_entry("init", 0o100_755, &content)?)?;
-        out.write_all(&cpio_entry("TRAILER!!!", 0, &[])?)?;
+        let program = Attributes { mode: 0o100_755, ..Attributes::default() };
+        out.write_all(&cpio::entry(b"init", program, &content)?)?;
+        out.write_all(&cpio::end()?)?;
         remove_archives(&cache, SystemTime::now() - UNUSED);
         Ok(())
     })?;
@@ -152,23 +154,6 @@ fn remove_archives(cache: &Path, last: SystemTime) {
             let _: io::Result<()> = fs::remove_file(entry.path());
         }
     }
-}
-
-/// A file in the form `newc` (cpio(5)), padded to four bytes.
-fn cpio_entry(name: &str, mode: u32, content: &[u8]) -> io::Result<Vec<u8>> {
-    let len = |len: usize| u32::try_from(len).map_err(io::Error::other);
-    let name_len = len(name.len())?.saturating_add(1);
-    let fields = [1, mode, 0, 0, 1, 0, len(content.len())?, 0, 0, 0, 0, name_len, 0];
-    let mut entry = b"070701".to_vec();
-    for field in fields {
-        write!(entry, "{field:08x}")?;
-    }
-    entry.extend_from_slice(name.as_bytes());
-    entry.push(0);
-    entry.resize(entry.len().next_multiple_of(4), 0);
-    entry.extend_from_slice(content);
-    entry.resize(entry.len().next_multiple_of(4), 0);
-    Ok(entry)
 }
 
 /// Makes the layer that a container writes to, from an empty file system that is made once for each
@@ -320,14 +305,6 @@ mod tests {
             .collect();
         left.sort();
         assert_eq!(left, ["agent-2.cpio", "other"]);
-    }
-
-    #[test]
-    fn archive_of_one_file_is_in_steps_of_four_bytes() {
-        let entry = cpio_entry("init", 0o100_755, b"12345").expect("small");
-        assert!(entry.starts_with(b"07070100000001000081ed"));
-        assert_eq!(entry.len(), 110 + 6 + 8);
-        assert_eq!(&entry[110..115], b"init\0");
     }
 
     /// P1: what is made once was begun by somebody who was killed.

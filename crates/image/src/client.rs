@@ -1,5 +1,6 @@
-//! Starting the program `vmm-image`, and what it answers.
+//! Starting the program `vmm-image`, and what it answers; where to find what was installed beside this program.
 
+use std::env;
 use std::io::{self, Read};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
@@ -104,7 +105,7 @@ pub fn places() -> impl Iterator<Item = PathBuf> {
 }
 
 fn own_directory() -> PathBuf {
-    let own = std::env::current_exe().unwrap_or_default();
+    let own = env::current_exe().unwrap_or_default();
     own.parent().unwrap_or(Path::new("/")).to_owned()
 }
 
@@ -116,6 +117,32 @@ fn own_directory() -> PathBuf {
 pub fn find_program(program: &'static str) -> Result<PathBuf, ClientError> {
     let found = places().map(|place| place.join(program)).find(|path| path.is_file());
     found.ok_or_else(|| ClientError::Missing { program, directory: own_directory() })
+}
+
+/// The kernel of this flavour: the one that was installed with this program, else the newest that was built from our
+/// recipe on this machine.
+pub fn find_kernel(flavour: &str) -> Option<PathBuf> {
+    let mut installed = places().map(|place| place.join(format!("vmlinux-{flavour}")));
+    installed.find(|path| path.is_file()).or_else(|| newest_built(flavour))
+}
+
+fn newest_built(flavour: &str) -> Option<PathBuf> {
+    let entries =
+        std::fs::read_dir(user_directory("XDG_CACHE_HOME", ".cache")?.join("vmm/kernels"));
+    let prefix = format!("{flavour}-{}-", env::consts::ARCH);
+    let kernels = entries.ok()?.filter_map(Result::ok).filter_map(|entry| {
+        let is_ours = entry.file_name().to_str()?.starts_with(&prefix);
+        let path = entry.path().join("vmlinux");
+        let built = path.metadata().ok()?.modified().ok()?;
+        is_ours.then_some((built, path))
+    });
+    kernels.max().map(|(_, path)| path)
+}
+
+/// A directory of the user's own, by the rules of XDG: what `variable` says, else `usual` in the home directory.
+pub fn user_directory(variable: &str, usual: &str) -> Option<PathBuf> {
+    let named = env::var_os(variable).map(PathBuf::from).filter(|path| path.is_absolute());
+    named.or_else(|| Some(PathBuf::from(env::var_os("HOME")?).join(usual)))
 }
 
 /// Pulls an image into the store at `paths`; what is going on is told on standard error.

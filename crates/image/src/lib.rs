@@ -2,11 +2,12 @@
 //! that is made from an image's layers.
 //!
 //! [`reference`] reads what a user calls an image, [`store`] keeps what was verified, [`client`] starts
-//! the program `vmm-image`, which reads a stranger's bytes. They are all that the monitor links; the
-//! rest is built with the feature `helper`.
+//! the program `vmm-image`, which reads a stranger's bytes, [`cpio`] writes what a guest starts from. They
+//! are all that the monitor links; the rest is built with the feature `helper`.
 
 pub mod client;
 pub mod config;
+pub mod cpio;
 pub mod digest;
 #[cfg(feature = "helper")]
 mod erofs;

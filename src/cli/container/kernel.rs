@@ -5,16 +5,14 @@ use std::path::PathBuf;
 
 use anyhow::bail;
 use serde::Deserialize;
-use vmm_image::client::places;
+use vmm_image::client::{find_kernel, user_directory};
 
 use crate::config::load_toml;
 
 /// What is settled, below a directory of configurations.
 const SETTINGS: &str = "vmm/config.toml";
-/// The file in a package, beside the programs that are not for the shell.
-const INSTALLED: &str = "vmlinux-container";
-/// The file in the directory of a kernel that was built from our recipe.
-const BUILT: &str = "vmlinux";
+/// What containers need of a kernel.
+const FLAVOUR: &str = "container";
 
 /// What a user or an administrator settles for all containers.
 #[derive(Debug, Default, Deserialize)]
@@ -38,12 +36,11 @@ pub(super) fn find() -> anyhow::Result<PathBuf> {
     if let Some(path) = env::var_os("VMM_KERNEL").filter(|path| !path.is_empty()) {
         return Ok(env::current_dir()?.join(path));
     }
-    let directories = [directory("XDG_CONFIG_HOME", ".config"), Some(PathBuf::from("/etc"))];
+    let directories = [user_directory("XDG_CONFIG_HOME", ".config"), Some(PathBuf::from("/etc"))];
     if let Some(path) = settled(directories.into_iter().flatten())? {
         return Ok(path);
     }
-    let installed = places().map(|place| place.join(INSTALLED)).find(|path| path.is_file());
-    match installed.or_else(newest_built) {
+    match find_kernel(FLAVOUR) {
         Some(path) => Ok(path),
         None => {
             bail!(
@@ -65,25 +62,6 @@ fn settled(mut directories: impl Iterator<Item = PathBuf>) -> anyhow::Result<Opt
         Ok(settings.container.kernel.map(|kernel| directory.join("vmm").join(kernel)))
     };
     directories.find_map(|directory| kernel(directory).transpose()).transpose()
-}
-
-/// A directory of the user's own, by the rules of XDG.
-fn directory(variable: &str, usual: &str) -> Option<PathBuf> {
-    let named = env::var_os(variable).map(PathBuf::from).filter(|path| path.is_absolute());
-    named.or_else(|| Some(PathBuf::from(env::var_os("HOME")?).join(usual)))
-}
-
-fn newest_built() -> Option<PathBuf> {
-    let cache = directory("XDG_CACHE_HOME", ".cache")?;
-    let entries = std::fs::read_dir(cache.join("vmm/kernels")).ok()?;
-    let prefix = format!("container-{}-", env::consts::ARCH);
-    let kernels = entries.filter_map(Result::ok).filter_map(|entry| {
-        let is_ours = entry.file_name().to_str()?.starts_with(&prefix);
-        let path = entry.path().join(BUILT);
-        let built = path.metadata().ok()?.modified().ok()?;
-        is_ours.then_some((built, path))
-    });
-    kernels.max().map(|(_, path)| path)
 }
 
 #[cfg(test)]
