@@ -32,7 +32,7 @@ fn known_keys(toml: &str) -> Vec<String> {
 fn every_key_has_a_flag_and_every_flag_of_the_machine_a_key() {
     let keys = known_keys("no-such-key = 1");
     let command = vmm::cli::command();
-    let others = ["config", "help", "version", "log-level", "log-format"];
+    let others = ["config", "help", "version", "log-level", "log-format", "timing"];
     let flags: Vec<_> = command.get_arguments().filter_map(|arg| arg.get_long()).collect();
     let machine: Vec<_> = flags.into_iter().filter(|flag| !others.contains(flag)).collect();
     let mut sorted_keys = keys.clone();
@@ -66,7 +66,7 @@ fn page_lists_every_flag_and_key() {
         let section = section.split("\n## ").next().unwrap_or_default();
         assert_eq!(first_cells(section), known_keys(&format!("{table}\nno-such-key = 1")));
     }
-    for flag in ["--log-level", "--log-format", "--config"] {
+    for flag in ["--log-level", "--log-format", "--config", "--timing"] {
         assert!(machine.contains(flag), "{flag}");
     }
 }

@@ -40,6 +40,24 @@ fn elf_kernel_is_entered_by_the_64_bit_protocol() {
 }
 
 #[test]
+fn times_of_a_machine_are_told_in_order_and_add_up() {
+    let told = |form: &str| {
+        let end = Vmm::with_guest("null").args([form]).run().expect(0);
+        let told = end.stderr.split_once("vmm: timing: ").expect(&end.stderr).1.to_owned();
+        told.trim_end().to_owned()
+    };
+    let json: serde_json::Value = serde_json::from_str(&told("--timing=json")).expect("JSON");
+    let moments = ["began", "machine", "ended"].map(|step| json[step].as_u64().expect(step));
+    assert!(moments.is_sorted_by(|a, b| a < b), "{json}");
+    let text = told("--timing").replace(" ms", "").replace('.', "");
+    let (steps, whole) = text.split_once("; whole ").expect("steps and their sum");
+    let number = |text: &str| text.parse::<u64>().expect("microseconds");
+    let times = steps.split(", ").map(|step| number(step.rsplit_once(' ').expect("time").1));
+    assert!(steps.starts_with("host set-up ") && steps.contains(", guest "), "{text}");
+    assert_eq!(times.sum::<u64>(), number(whole), "{text}");
+}
+
+#[test]
 fn registers_of_power_end_the_machine_with_their_status() {
     for (port, value, status) in ENDS {
         let script = evil(|s| s.port_out(Width::B1, port, value));

@@ -1,11 +1,16 @@
 //! Booting a machine from flags and a file: what `vmm` does without a subcommand.
 
+use std::cell::Cell;
 use std::path::PathBuf;
 
 use clap::Args;
+use serde::Serialize;
 
+use super::container::timing_text;
 use super::{Exit, report};
 use crate::config::{self, ConfigError, Host, PartialConfig, VmConfig};
+use crate::container::TimingForm;
+use crate::container::timing::Moment;
 use crate::control::{self, Outcome};
 use crate::preflight;
 
@@ -16,23 +21,56 @@ pub(super) struct BootArgs {
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 
+    /// Say at the end how long it took to make the machine, or, as json, when its guest began on the host's
+    /// monotonic clock
+    #[arg(long, value_name = "FORM", value_enum, num_args = 0..=1, require_equals = true)]
+    #[arg(default_missing_value = "text", help_heading = "Messages")]
+    timing: Option<TimingForm>,
+
     #[command(flatten)]
     machine: PartialConfig,
 }
 
 impl From<PartialConfig> for BootArgs {
     fn from(machine: PartialConfig) -> Self {
-        Self { config: None, machine }
+        Self { config: None, timing: None, machine }
     }
 }
 
-pub(super) fn run(args: BootArgs) -> anyhow::Result<Exit> {
+/// Boots the machine that was asked for by a command that `began`.
+pub(super) fn run(args: BootArgs, began: Moment) -> anyhow::Result<Exit> {
     let config = resolve(&args)?;
     for warning in preflight::check(&config)? {
         report::warning(&warning.what, &warning.fix);
     }
-    let outcome = boot(args, config, || {})?;
+    let (form, machine) = (args.timing, Cell::new(began));
+    let outcome = boot(args, config, || machine.set(Moment::now()))?;
+    if let Some(form) = form {
+        let told = Told { began, machine: machine.get(), ended: Moment::now() };
+        report::note(&told.text(form)?);
+    }
     Ok(Exit::from(&outcome.end))
+}
+
+/// When the command began, the guest's first instruction and its end, as `--timing=json` says it.
+#[derive(Serialize)]
+struct Told {
+    began: Moment,
+    machine: Moment,
+    ended: Moment,
+}
+
+impl Told {
+    fn text(&self, form: TimingForm) -> anyhow::Result<String> {
+        let steps = [
+            ("host set-up", self.machine.since(self.began)),
+            ("guest", self.ended.since(self.machine)),
+        ];
+        Ok(match form {
+            TimingForm::Text => timing_text(&steps),
+            TimingForm::Json => format!("timing: {}", serde_json::to_string(self)?),
+        })
+    }
 }
 
 /// Boots the machine of a container, whose files were looked at before. Whether a guest that powers off

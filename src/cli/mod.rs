@@ -244,7 +244,7 @@ fn dispatch(cli: Cli, began: Moment) -> anyhow::Result<Exit> {
         Some(Command::Rmi(args)) => Ok(of_command(images::remove(&args))),
         Some(Command::System(args)) => Ok(of_command(system::run(&args))),
         Some(Command::Bench(args)) => Ok(of_command(bench::run(&args))),
-        None => boot::run(boot),
+        None => boot::run(boot, began),
     }
 }
 

@@ -24,6 +24,11 @@ impl Moment {
         Self(self.0.saturating_sub(micros))
     }
 
+    /// The time since `earlier`; none if that was later.
+    pub fn since(self, earlier: Self) -> Duration {
+        Duration::from_micros(self.0.saturating_sub(earlier.0))
+    }
+
     /// What [`Moment::parse`] reads.
     pub fn text(self) -> String {
         self.0.to_string()
@@ -68,7 +73,7 @@ impl Moments {
             let Some(end) = end else { continue };
             // A guest may say anything about its own clock.
             let end = end.clamp(last, ended.max(last));
-            steps.push((name, Duration::from_micros(end.0.saturating_sub(last.0))));
+            steps.push((name, end.since(last)));
             last = end;
         }
         steps

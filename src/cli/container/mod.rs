@@ -16,7 +16,7 @@ use serde_json::Value;
 
 pub(super) use hidden::{Hidden, keep, monitor, of as hidden};
 pub(super) use lifecycle::ended;
-pub(super) use run::run;
+pub(super) use run::{run, timing_text};
 
 use super::images::Format;
 use super::{Exit, report};

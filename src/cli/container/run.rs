@@ -250,8 +250,8 @@ fn timing(
     })
 }
 
-/// The steps of a container's life and their times, which make up the whole.
-fn timing_text(steps: &[(&str, Duration)]) -> String {
+/// Steps of a machine's life and their times, which make up the whole.
+pub(in super::super) fn timing_text(steps: &[(&str, Duration)]) -> String {
     let ms = |time: &Duration| format!("{:.3} ms", time.as_secs_f64() * 1e3);
     let whole = steps.iter().map(|(_, time)| time).sum::<Duration>();
     let steps: Vec<_> = steps.iter().map(|(name, time)| format!("{name} {}", ms(time))).collect();
