@@ -11,6 +11,7 @@ use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
 
 use crate::clock::Moment;
+use crate::console::{Console, Heard};
 use crate::watch::{Noticed, Watch};
 
 /// Bytes of each stream that are kept.
@@ -35,6 +36,8 @@ pub struct Finished {
     pub output: Vec<u8>,
     /// What it wrote to standard error, the first of it.
     pub errors: String,
+    /// What its guest told, of a machine: then output is that of the guest's command alone.
+    pub guest: Option<Heard>,
 }
 
 /// Why a run counts for nothing.
@@ -57,6 +60,20 @@ pub enum Failure {
         /// How it ended.
         status: ExitStatus,
         /// Its standard error.
+        errors: String,
+    },
+    /// Its guest ended and did not tell how its command did.
+    #[error("ended without a word of its guest about how the command ended{}", said(errors))]
+    Untold {
+        /// Its standard error, and the last lines of the console.
+        errors: String,
+    },
+    /// The command in its guest ended with something else than success.
+    #[error("its command ended with status {status}{}", said(errors))]
+    Command {
+        /// As a shell has it.
+        status: u8,
+        /// Its standard error, and the last lines of the console.
         errors: String,
     },
     /// It printed nothing where others print something.
@@ -100,6 +117,30 @@ pub fn launch(
     if let Some(watch) = watch {
         watch.forget();
     }
+    run(command, timeout, interrupt, watch, None)
+}
+
+/// As [`launch`], a monitor with a guest whose `console` is its standard output. The command in the guest counts as
+/// what is run: its output, and its status.
+///
+/// # Errors
+/// See [`Failure`].
+pub fn launch_machine(
+    command: &mut Command,
+    timeout: Duration,
+    interrupt: BorrowedFd<'_>,
+    console: Console,
+) -> Result<Finished, Failure> {
+    run(command, timeout, interrupt, None, Some(console))
+}
+
+fn run(
+    command: &mut Command,
+    timeout: Duration,
+    interrupt: BorrowedFd<'_>,
+    watch: Option<&Watch>,
+    console: Option<Console>,
+) -> Result<Finished, Failure> {
     let (output, stdout) = io::pipe().map_err(Failure::Start)?;
     let (errors, stderr) = io::pipe().map_err(Failure::Start)?;
     command.stdin(Stdio::null()).stdout(stdout).stderr(stderr).process_group(0);
@@ -111,16 +152,20 @@ pub fn launch(
     let child = child.map_err(Failure::Start)?;
     let mut run = Run {
         child,
-        output: Stream::new(output),
-        errors: Stream::new(errors),
+        output: Stream::new(output, console),
+        errors: Stream::new(errors, None),
         watch,
         noticed: Noticed::default(),
         over: false,
     };
     let ended = run.watch(began, timeout, interrupt)?;
-    let (first_output, noticed) = (run.output.first, run.noticed);
-    let (output, errors) = (std::mem::take(&mut run.output.kept), run.errors.text());
-    Ok(Finished { began, spawned, first_output, ended, noticed, output, errors })
+    let guest = run.output.console.as_ref().map(|console| console.heard().clone());
+    let (first_output, output) = match &guest {
+        Some(guest) => (guest.first_output, guest.output.clone()),
+        None => (run.output.first, std::mem::take(&mut run.output.kept)),
+    };
+    let (noticed, errors) = (run.noticed, run.errors.text());
+    Ok(Finished { began, spawned, first_output, ended, noticed, output, errors, guest })
 }
 
 /// A process that may still be there. Dropping it ends it, and its group.
@@ -146,7 +191,7 @@ impl Run<'_> {
         loop {
             let left = timeout.checked_sub(Moment::now().since(began));
             let Some(left) = left else {
-                return Err(Failure::Timeout { time: timeout, errors: self.errors.text() });
+                return Err(Failure::Timeout { time: timeout, errors: self.said() });
             };
             let ready = self.wait(&process, interrupt, left).map_err(watch)?;
             if ready.process {
@@ -162,14 +207,32 @@ impl Run<'_> {
     fn end(&mut self) -> Result<Moment, Failure> {
         let status = self.child.wait().map_err(Failure::Watch)?;
         let ended = Moment::now();
-        self.over = status.success();
         self.notice();
         self.output.take_all();
         self.errors.take_all();
         if !status.success() {
-            return Err(Failure::Status { status, errors: self.errors.text() });
+            return Err(Failure::Status { status, errors: self.said() });
         }
+        if let Some(console) = &self.output.console {
+            match console.heard().status() {
+                Some(0) => {}
+                Some(status) => return Err(Failure::Command { status, errors: self.said() }),
+                None => return Err(Failure::Untold { errors: self.said() }),
+            }
+        }
+        self.over = true;
         Ok(ended)
+    }
+
+    /// What a failure shows: standard error, and where the guest was.
+    fn said(&self) -> String {
+        let mut said = self.errors.text();
+        let lines = self.output.console.as_ref().map(Console::last_lines).unwrap_or_default();
+        if !lines.is_empty() {
+            said.push_str("\nlast console lines:\n");
+            said.push_str(&lines.join("\n"));
+        }
+        said
     }
 
     /// Takes what was noticed about the program.
@@ -244,11 +307,13 @@ struct Stream {
     pipe: Option<PipeReader>,
     first: Option<Moment>,
     kept: Vec<u8>,
+    /// Hears all of it in place of that.
+    console: Option<Console>,
 }
 
 impl Stream {
-    fn new(pipe: PipeReader) -> Self {
-        Self { pipe: Some(pipe), first: None, kept: vec![] }
+    fn new(pipe: PipeReader, console: Option<Console>) -> Self {
+        Self { pipe: Some(pipe), first: None, kept: vec![], console }
     }
 
     /// Reads once, from a pipe that has something or is at its end.
@@ -258,9 +323,14 @@ impl Stream {
         let read = self.pipe.as_mut().map(|pipe| pipe.read(&mut buffer));
         match read {
             Some(Ok(len)) if len > 0 => {
+                let bytes = buffer.get(..len).unwrap_or_default();
+                if let Some(console) = &mut self.console {
+                    console.hear(bytes, now);
+                    return true;
+                }
                 self.first.get_or_insert(now);
                 let room = KEPT.saturating_sub(self.kept.len()).min(len);
-                self.kept.extend_from_slice(buffer.get(..room).unwrap_or_default());
+                self.kept.extend_from_slice(bytes.get(..room).unwrap_or_default());
                 true
             }
             Some(_) => {
@@ -356,6 +426,35 @@ mod tests {
         other.write_all(b"x").unwrap();
         let failure = launch(&mut shell("sleep 1000"), LONG, interrupt.as_fd(), None).unwrap_err();
         assert!(matches!(failure, Failure::Interrupted), "{failure}");
+    }
+
+    /// A monitor that is a script.
+    fn machine(script: &str) -> Result<Finished, Failure> {
+        let (never, _open) = io::pipe().unwrap();
+        launch_machine(&mut shell(script), LONG, never.as_fd(), Console::new("00ff"))
+    }
+
+    #[test]
+    fn output_and_status_of_a_machine_are_those_of_its_command() {
+        let script = "printf 'noise\\n\\03600ffb\\n\\03600ffx\\n'; sleep 0.05; printf 'hi\\n\\03600ffe0\\nmore\\n'";
+        let done = machine(script).unwrap();
+        assert_eq!(done.output, b"hi\n");
+        let steps = done.guest.unwrap().steps;
+        let (_, exec) = *steps.get(1).unwrap();
+        assert!(done.first_output.unwrap().since(exec) > Duration::from_millis(40));
+    }
+
+    #[test]
+    fn machine_without_the_right_word_at_its_end_is_a_failure() {
+        let why = |script: &str| machine(script).unwrap_err().to_string();
+        assert_eq!(
+            why("printf 'panic\\n\\03600fee0\\n'; echo so >&2"),
+            "ended without a word of its guest about how the command ended: so; last console lines:; \
+             panic; 00fee0"
+        );
+        assert!(why("printf '\\03600ffe7\\n'").starts_with("its command ended with status 7"));
+        let crashed = why("printf 'here\\n\\03600ffe0\\n'; kill -SEGV $$");
+        assert!(crashed.contains("signal: 11") && crashed.ends_with("here"), "{crashed}");
     }
 
     #[test]

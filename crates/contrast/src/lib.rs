@@ -8,8 +8,10 @@
 //! - [`timeline`]: the phases of one run, whose times make up the whole.
 //! - [`workload`], [`user`], [`rootfs`]: what is run, as whom, and where.
 //! - [`watch`]: when a program in the unpacked image begins and ends.
+//! - [`console`]: what a guest tells on its serial port.
 //! - [`launch`], [`leftovers`]: one process, started and watched, and what it leaves.
 //! - [`container`]: our own containers without a machine, to compare with and to learn from.
+//! - [`machine`]: the same command in a guest, under any monitor.
 //! - [`arm`]: a way to run a command.
 //! - [`plan`]: the order of runs.
 //! - [`measure`]: a plan carried out.
@@ -22,10 +24,12 @@ pub mod arm;
 pub mod cli;
 pub mod clock;
 pub mod compare;
+pub mod console;
 pub mod container;
 pub mod fingerprint;
 pub mod launch;
 pub mod leftovers;
+pub mod machine;
 pub mod measure;
 pub mod page;
 pub mod plan;

@@ -13,7 +13,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::arm::{Arm, Instance};
 use crate::clock::Moment;
-use crate::launch::{Failure, Finished, launch};
+use crate::launch::{Failure, Finished, launch, launch_machine};
 use crate::leftovers;
 use crate::plan::{Cache, Circumstances, Plan, Turn, Who};
 use crate::stats::median;
@@ -132,22 +132,26 @@ impl Measurement<'_> {
 
     /// Runs as many as there are instances, all started at once.
     fn burst(&self, arm: &dyn Arm, instances: &[Instance]) -> Vec<Result<Finished, Failure>> {
-        if let [alone] = instances {
-            let mut command = arm.command(alone);
-            return vec![launch(&mut command, self.timeout, self.interrupt, self.watch.as_ref())];
-        }
-        let run = |instance: &Instance, before: &dyn Fn()| {
-            let mut command = arm.command(instance);
+        let run = |instance: &Instance, watch: Option<&Watch>, before: &dyn Fn()| {
+            let (mut command, console) = (arm.command(instance), arm.console(instance));
             before();
-            launch(&mut command, self.timeout, self.interrupt, None)
+            match console {
+                Some(console) => {
+                    launch_machine(&mut command, self.timeout, self.interrupt, console)
+                }
+                None => launch(&mut command, self.timeout, self.interrupt, watch),
+            }
         };
+        if let [alone] = instances {
+            return vec![run(alone, self.watch.as_ref(), &|| {})];
+        }
         let barrier = Barrier::new(instances.len());
         let wait = || {
             barrier.wait();
         };
         let (run, wait) = (&run, &wait);
         thread::scope(|scope| {
-            let start = |instance| scope.spawn(move || run(instance, wait));
+            let start = |instance| scope.spawn(move || run(instance, None, wait));
             let threads: Vec<_> = instances.iter().map(start).collect();
             let lost = || Failure::Watch(io::Error::other("the thread that watched it is gone"));
             threads.into_iter().map(|t| t.join().unwrap_or_else(|_| Err(lost()))).collect()

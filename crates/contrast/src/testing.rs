@@ -11,10 +11,12 @@ pub(crate) fn workload() -> Workload {
         reference: "box".to_owned(),
         id: "sha256:1".to_owned(),
         rootfs: "/nosuch".into(),
+        disk: "/nosuch.erofs".into(),
         args: vec!["true".to_owned()],
         env: vec!["A=b".to_owned()],
         cwd: "/".to_owned(),
         user: User::default(),
+        kernel: None,
     }
 }
 
@@ -28,5 +30,6 @@ pub(crate) fn finished(began: u64, ended: u64, errors: &str) -> Finished {
         noticed: Noticed::default(),
         output: vec![],
         errors: errors.to_owned(),
+        guest: None,
     }
 }

@@ -11,6 +11,8 @@ pub struct Workload {
     pub id: String,
     /// Its root file system, unpacked.
     pub rootfs: PathBuf,
+    /// The same as a disk (EROFS).
+    pub disk: PathBuf,
     /// Program and arguments, at least the first.
     pub args: Vec<String>,
     /// `NAME=value`.
@@ -19,6 +21,8 @@ pub struct Workload {
     pub cwd: String,
     /// Who it runs as.
     pub user: User,
+    /// The kernel of machines that are no containers; the `minimal` one that is here, if none is named.
+    pub kernel: Option<PathBuf>,
 }
 
 /// Numbers of a user and its group.

@@ -49,7 +49,7 @@ fn every_arm_is_measured_or_absent_or_failed() {
     let why = crun["failures"][0]["why"].as_str().unwrap();
     assert!(why.contains("exit status: 3") && why.contains("broken"), "{why}");
     let limitations = report["limitations"].to_string();
-    assert!(limitations.contains("crun was not run again"), "{limitations}");
+    assert!(limitations.contains("crun: it was not run again"), "{limitations}");
 }
 
 #[test]

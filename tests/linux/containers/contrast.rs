@@ -1,21 +1,51 @@
 //! `vmm bench`, which measures what is here side by side.
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
 use serde_json::Value;
+use tempfile::TempDir;
 
-use super::world::World;
+use super::world::{World, run};
+use crate::guest::artifact;
 
-#[test]
-fn startup_is_measured_in_every_arm_that_is_here() {
-    let world = World::new();
-    let text = world
-        .ok(&["bench", "startup", "--runs", "2", "--format", "json", "busybox", "echo", "hello"]);
-    let report: Value = serde_json::from_str(&text).expect("a report");
-    let title = report["title"].as_str().expect("title");
-    assert!(title.contains("emulated host"), "{title}");
-    assert_eq!(report["fingerprint"]["kvm"], "hardware", "{report:#}");
-    let arms = report["arms"].as_array().expect("arms");
-    let arm = |name: &str| arms.iter().find(|arm| arm["name"] == name).expect(name);
-    for name in ["process", "namespaces", "runc", "crun", "vmm"] {
+/// Monitors that the emulated host has not: they take the words of those, and have `vmm` make the same machine.
+const STAND_INS: [(&str, &str); 2] = [
+    (
+        "firecracker",
+        r#"of() { sed -n "s/.*\"$1\":\"\([^\"]*\)\".*/\1/p" "$config"; }
+        config=$3
+        exec vmm --kernel "$(of kernel_image_path)" --initrd "$(of initrd_path)" --memory 512M \
+            --cmdline "$(of boot_args)" --disk "path=$(of path_on_host),readonly=on""#,
+    ),
+    (
+        "cloud-hypervisor",
+        r#"while [ $# -gt 0 ]; do
+            case $1 in --kernel) kernel=$2;; --initramfs) initrd=$2;; --cmdline) line=$2;; esac
+            shift 2
+        done
+        exec vmm --kernel "$kernel" --initrd "$initrd" --memory 512M --cmdline "$line""#,
+    ),
+];
+
+/// A directory for the search path with all [`STAND_INS`].
+fn stand_ins() -> TempDir {
+    let directory = tempfile::tempdir().expect("temporary directory");
+    for (name, script) in STAND_INS {
+        let text =
+            format!("#!/bin/sh\n[ \"$1\" != --version ] || exec echo a stand-in\n{script}\n");
+        let path = directory.path().join(name);
+        fs::write(&path, text).expect("script");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("mode");
+    }
+    directory
+}
+
+/// The arm of this name.
+fn arm<'r>(report: &'r Value, name: &str) -> &'r Value {
+    let arm = |name: &str| arm(&report, name);
+    let machines = ["vmm-minimal", "qemu-microvm", "firecracker", "cloud-hypervisor"];
+    for name in ["process", "namespaces", "runc", "crun", "vmm"].into_iter().chain(machines) {
         let arm = arm(name);
         assert_eq!((&arm["runs"], &arm["failures"]), (&2.into(), &Value::Array(vec![])), "{arm:#}");
         assert!(arm["first_output_p50"].as_f64().expect("it prints") > 0.0);
@@ -29,11 +59,34 @@ fn startup_is_measured_in_every_arm_that_is_here() {
         let names: Vec<_> = found.filter_map(|found| found["name"].as_str()).collect();
         assert!(names.starts_with(&["start", "init", "first output", "run"]), "{name}: {names:?}");
     }
-    for phase in ["host objects", "kernel", "init", "exec", "run", "teardown"] {
-        let phases = arm("vmm")["phases"].as_array().expect("phases");
-        let found = phases.iter().find(|found| found["name"] == phase).expect(phase);
-        assert!(found["mean"].as_f64().expect("mean") > 0.0, "{found:#}");
+    for name in ["vmm", "vmm-minimal"] {
+        for phase in ["host objects", "kernel", "init", "exec", "run", "teardown"] {
+            let phases = arm(name)["phases"].as_array().expect("phases");
+            let found = phases.iter().find(|found| found["name"] == phase).expect(phase);
+            assert!(found["mean"].as_f64().expect("mean") > 0.0, "{name}: {found:#}");
+        }
     }
     assert_eq!(arm("podman")["absent"], "podman is not installed");
     assert_eq!(world.ok(&["ps", "--all", "--quiet"]), "");
+}
+
+#[test]
+fn command_in_a_machine_sees_the_image_and_little_else() {
+    let world = World::new();
+    // Its own status is what is measured, so that all of this has to be true.
+    let script = "echo hello && test $PWD = / && test ! -e /order && test -c /dev/null && test -e /proc/self/fd \
+                  && test -d /sys/class && touch /etc/new /tmp/new && test \"$(id -u)\" = 0 && ! read line \
+                  && test $(ls /proc | grep -c '^[0-9]') -gt 2 && ! env | grep VMM_";
+    let arms = "vmm-minimal,qemu-microvm,firecracker,cloud-hypervisor";
+    let words = ["--runs", "1", "--warm-ups", "0", "--arms", arms, "busybox"];
+    let report = measure(&world, &[&words[..], &["sh", "-c", script]].concat());
+    for name in arms.split(',') {
+        assert_eq!(arm(&report, name)["failures"], Value::Array(vec![]), "{name}: {report:#}");
+    }
+    let report = measure(&world, &[&words[..], &["/nosuch"]].concat());
+    for name in arms.split(',') {
+        let why = arm(&report, name)["failures"][0]["why"].as_str().expect("a failure");
+        assert!(why.starts_with("its command ended with status 127"), "{name}: {why}");
+        assert!(why.contains("vmm-init: /nosuch: No such file"), "{name}: {why}");
+    }
 }

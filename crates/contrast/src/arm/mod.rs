@@ -4,6 +4,7 @@
 //! host is [`Absent`], never left out.
 
 mod engine;
+mod machine;
 mod namespaces;
 mod oci;
 mod process;
@@ -13,6 +14,7 @@ mod vmm;
 use std::path::Path;
 use std::process::Command;
 
+use crate::console::Console;
 use crate::launch::Finished;
 use crate::timeline::{Phase, Stamps};
 use crate::workload::Workload;
@@ -42,6 +44,17 @@ pub trait Arm: Sync {
 
     /// The process of one run. Its standard streams are the caller's business.
     fn command(&self, instance: &Instance) -> Command;
+
+    /// What hears the guest of one run, of an arm whose process is a machine with a serial port as its standard
+    /// output. Then what is run is the command in the guest.
+    fn console(&self, _: &Instance) -> Option<Console> {
+        None
+    }
+
+    /// What its numbers lack, or have in another way than those of others.
+    fn limitations(&self) -> Vec<String> {
+        vec![]
+    }
 
     /// The ends of the phases that it can tell, beside those that every run has.
     fn stamps(&self, finished: &Finished) -> Stamps;
@@ -74,6 +87,10 @@ const ARMS: &[(&str, Open)] = &[
     ("docker", engine::docker),
     ("ctr", engine::ctr),
     ("vmm", vmm::open),
+    ("vmm-minimal", machine::vmm_minimal),
+    ("qemu-microvm", machine::qemu_microvm),
+    ("firecracker", machine::firecracker),
+    ("cloud-hypervisor", machine::cloud_hypervisor),
 ];
 
 /// The stamps of a runtime that tells nothing: its program began, and what was noticed about the command's.

@@ -1,13 +1,13 @@
 //! `vmm bench startup`.
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io::{self, IsTerminal};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use vmm_image::store::{Store, StorePaths};
@@ -65,6 +65,10 @@ pub(super) struct StartupArgs {
     #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = count(1, 86_400))]
     timeout: u64,
 
+    /// Kernel of the machines that are no containers [default: the minimal one that is here]
+    #[arg(long, value_name = "FILE")]
+    kernel: Option<PathBuf>,
+
     /// What the order of runs comes from
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
@@ -105,13 +109,15 @@ fn cache(text: &str) -> Result<Cache, String> {
 /// Measures and reports. What an interrupt leaves undone is said in the report, and by the status.
 pub(super) fn run(args: &StartupArgs) -> Result<ExitCode> {
     let names = names(args)?;
+    let kernel = args.kernel.as_deref().map(kernel).transpose()?;
     let output = Output::open(args.output.as_deref())?;
     let interrupt = Interrupt::catch().context("catch signals")?;
     leftovers::adopt().context("become the parent of what runtimes leave")?;
     let store = Store::open(StorePaths::from_environment()?)?;
     let image = surroundings::image(&store, &args.image, args.quiet)?;
-    let (workload, unpacked) =
+    let (mut workload, unpacked) =
         surroundings::workload(&image, &args.image, &args.command, store.paths())?;
+    workload.kernel = kernel;
     let directory = Directory::new().context("make a directory for bundles")?;
     let setting = Setting { workload: &workload, directory: &directory.0 };
     let (entries, arms) = open(&names, &setting);
@@ -124,10 +130,7 @@ pub(super) fn run(args: &StartupArgs) -> Result<ExitCode> {
     let watch = Watch::on(&workload.rootfs, program, &workload.env);
     let measurement = Measurement { arms: &arms, timeout, watch, interrupt: interrupt.as_fd() };
     let found = measure(&measurement, &plan, args.quiet, &entries);
-    limitations.extend(found.given_up.iter().filter_map(|arm| {
-        let entry = entries.iter().find(|entry| entry.place == Ok(*arm))?;
-        Some(format!("{} was not run again after its warm-ups had failed", entry.name))
-    }));
+    limitations.extend(entries.iter().flat_map(|entry| limitations_of(entry, &arms, &found)));
     let verdict = Verdict::of(&fingerprint, &found.control, plan.runs, found.interrupted);
     let report = Report {
         form: FORM.to_owned(),
@@ -152,6 +155,24 @@ pub(super) fn run(args: &StartupArgs) -> Result<ExitCode> {
     };
     output.write(&render(&report, args.format)?)?;
     Ok(if found.interrupted { INTERRUPTED.into() } else { ExitCode::SUCCESS })
+}
+
+/// A kernel that was named: a file that can be read.
+fn kernel(path: &Path) -> Result<PathBuf> {
+    let what = || format!("kernel {}", path.display());
+    ensure!(path.metadata().with_context(what)?.is_file(), "{} is no file", what());
+    File::open(path).with_context(what)?;
+    Ok(std::path::absolute(path)?)
+}
+
+/// What of an arm is not as asked, or as with others.
+fn limitations_of(entry: &Entry, arms: &[Box<dyn Arm>], found: &Found) -> Vec<String> {
+    let Ok(place) = entry.place else { return vec![] };
+    let mut list = arms.get(place).map(|arm| arm.limitations()).unwrap_or_default();
+    if found.given_up.contains(&place) {
+        list.push("it was not run again after its warm-ups had failed".to_owned());
+    }
+    list.into_iter().map(|text| format!("{}: {text}", entry.name)).collect()
 }
 
 /// The arms that are asked for.

@@ -60,7 +60,8 @@ pub(super) fn workload(
         if config.working_dir.is_empty() { "/".to_owned() } else { config.working_dir.clone() };
     let user = user::find(&config.user, &rootfs).map_err(anyhow::Error::msg)?;
     let (reference, id) = (reference.to_owned(), image.id.to_string());
-    Ok((Workload { reference, id, rootfs, args, env, cwd, user }, said))
+    let disk = image.rootfs.clone();
+    Ok((Workload { reference, id, rootfs, disk, args, env, cwd, user, kernel: None }, said))
 }
 
 /// What `vmm doctor` says about KVM.

@@ -1,4 +1,5 @@
 //! A store with one image, and runtimes that are scripts.
+#![allow(dead_code, reason = "each test program uses a part of it")]
 
 use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
