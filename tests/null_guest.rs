@@ -47,7 +47,8 @@ fn times_of_a_machine_are_told_in_order_and_add_up() {
         told.trim_end().to_owned()
     };
     let json: serde_json::Value = serde_json::from_str(&told("--timing=json")).expect("JSON");
-    let moments = ["began", "machine", "ended"].map(|step| json[step].as_u64().expect(step));
+    let moments =
+        ["began", "parsed", "machine", "ended"].map(|step| json[step].as_u64().expect(step));
     assert!(moments.is_sorted_by(|a, b| a < b), "{json}");
     let text = told("--timing").replace(" ms", "").replace('.', "");
     let (steps, whole) = text.split_once("; whole ").expect("steps and their sum");

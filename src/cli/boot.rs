@@ -43,19 +43,20 @@ pub(super) fn run(args: BootArgs, began: Moment) -> anyhow::Result<Exit> {
     for warning in preflight::check(&config)? {
         report::warning(&warning.what, &warning.fix);
     }
-    let (form, machine) = (args.timing, Cell::new(began));
+    let (form, parsed, machine) = (args.timing, Moment::now(), Cell::new(began));
     let outcome = boot(args, config, || machine.set(Moment::now()))?;
     if let Some(form) = form {
-        let told = Told { began, machine: machine.get(), ended: Moment::now() };
+        let told = Told { began, parsed, machine: machine.get(), ended: Moment::now() };
         report::note(&told.text(form)?);
     }
     Ok(Exit::from(&outcome.end))
 }
 
-/// When the command began, the guest's first instruction and its end, as `--timing=json` says it.
+/// When the command began, what it asks for was known, the guest began and ended, as `--timing=json` says it.
 #[derive(Serialize)]
 struct Told {
     began: Moment,
+    parsed: Moment,
     machine: Moment,
     ended: Moment,
 }
