@@ -179,6 +179,13 @@ fn command_that_fails_in_a_guest_fails_the_run() {
 }
 
 #[test]
+fn first_process_of_a_guest_is_no_program_for_a_host() {
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_vmm-init")).output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(said(&output).contains("the first process of a guest"), "{}", said(&output));
+}
+
+#[test]
 fn interrupt_leaves_no_machine_and_no_file() {
     let world = Machines::new("echo $$ > \"${0%/*}/pid\"; tell x; exec sleep 1000");
     let kernel = world.0.path("kernel");

@@ -2,21 +2,23 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::process::{Command, Stdio};
 
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::world::{World, run};
-use crate::guest::artifact;
+use super::world::{World, eventually, finish, processes, run, spawn};
+use crate::guest::{artifact, signal};
 
-/// Monitors that the emulated host has not: they take the words of those, and have `vmm` make the same machine.
+/// Monitors that the emulated host has not: they take the words of those, and have `vmm` make the same machine. What is
+/// in `$MORE` is added to the words of its kernel.
 const STAND_INS: [(&str, &str); 2] = [
     (
         "firecracker",
         r#"of() { sed -n "s/.*\"$1\":\"\([^\"]*\)\".*/\1/p" "$config"; }
         config=$3
         exec vmm --kernel "$(of kernel_image_path)" --initrd "$(of initrd_path)" --memory 512M \
-            --cmdline "$(of boot_args)" --disk "path=$(of path_on_host),readonly=on""#,
+            --cmdline "$(of boot_args) $MORE" --disk "path=$(of path_on_host),readonly=on""#,
     ),
     (
         "cloud-hypervisor",
@@ -24,7 +26,7 @@ const STAND_INS: [(&str, &str); 2] = [
             case $1 in --kernel) kernel=$2;; --initramfs) initrd=$2;; --cmdline) line=$2;; esac
             shift 2
         done
-        exec vmm --kernel "$kernel" --initrd "$initrd" --memory 512M --cmdline "$line""#,
+        exec vmm --kernel "$kernel" --initrd "$initrd" --memory 512M --cmdline "$line $MORE""#,
     ),
 ];
 
@@ -43,6 +45,34 @@ fn stand_ins() -> TempDir {
 
 /// The arm of this name.
 fn arm<'r>(report: &'r Value, name: &str) -> &'r Value {
+    let arms = report["arms"].as_array().expect("arms");
+    arms.iter().find(|arm| arm["name"] == name).expect(name)
+}
+
+/// `vmm bench startup` with the words and the `minimal` kernel.
+fn startup(world: &World, words: &[&str]) -> Command {
+    let kernel = artifact("kernels/minimal/vmlinux");
+    let kernel = kernel.to_str().expect("text");
+    let line = ["bench", "startup", "--format", "json", "--kernel", kernel];
+    world.vmm(&[&line[..], words].concat())
+}
+
+/// The report of that, with the stand-ins, to which there is `more` to say.
+fn measure(world: &World, words: &[&str], more: &str) -> Value {
+    let mut command = startup(world, words);
+    let stand_ins = stand_ins();
+    let path = std::env::var("PATH").expect("search path");
+    command.env("PATH", format!("{path}:{}", stand_ins.path().display())).env("MORE", more);
+    serde_json::from_str(&run(&mut command, b"").success()).expect("a report")
+}
+
+#[test]
+fn startup_is_measured_in_every_arm_that_is_here() {
+    let world = World::new();
+    let report = measure(&world, &["--runs", "2", "busybox", "echo", "hello"], "");
+    let title = report["title"].as_str().expect("title");
+    assert!(title.contains("emulated host"), "{title}");
+    assert_eq!(report["fingerprint"]["kvm"], "hardware", "{report:#}");
     let arm = |name: &str| arm(&report, name);
     let machines = ["vmm-minimal", "qemu-microvm", "firecracker", "cloud-hypervisor"];
     for name in ["process", "namespaces", "runc", "crun", "vmm"].into_iter().chain(machines) {
@@ -79,14 +109,40 @@ fn command_in_a_machine_sees_the_image_and_little_else() {
                   && test $(ls /proc | grep -c '^[0-9]') -gt 2 && ! env | grep VMM_";
     let arms = "vmm-minimal,qemu-microvm,firecracker,cloud-hypervisor";
     let words = ["--runs", "1", "--warm-ups", "0", "--arms", arms, "busybox"];
-    let report = measure(&world, &[&words[..], &["sh", "-c", script]].concat());
+    let report = measure(&world, &[&words[..], &["sh", "-c", script]].concat(), "");
     for name in arms.split(',') {
-        assert_eq!(arm(&report, name)["failures"], Value::Array(vec![]), "{name}: {report:#}");
+        assert_eq!(arm(&report, name)["runs"], 1, "{name}: {report:#}");
     }
-    let report = measure(&world, &[&words[..], &["/nosuch"]].concat());
-    for name in arms.split(',') {
-        let why = arm(&report, name)["failures"][0]["why"].as_str().expect("a failure");
-        assert!(why.starts_with("its command ended with status 127"), "{name}: {why}");
-        assert!(why.contains("vmm-init: /nosuch: No such file"), "{name}: {why}");
+    let words = ["--runs", "1", "--warm-ups", "0", "--arms", "vmm-minimal", "busybox", "/nosuch"];
+    let report = measure(&world, &words, "");
+    let why = arm(&report, "vmm-minimal")["failures"][0]["why"].as_str().expect("a failure");
+    assert!(why.starts_with("its command ended with status 127"), "{why}");
+    assert!(why.contains("vmm-init: /nosuch: No such file"), "{why}");
+}
+
+#[test]
+fn kernel_without_an_overlay_has_the_image_as_it_is() {
+    let world = World::new();
+    let script = "echo hello && ! touch /etc/new && touch /tmp/new";
+    let words = ["--runs", "1", "--warm-ups", "0", "--arms", "firecracker", "busybox"];
+    let words = [&words[..], &["sh", "-c", script]].concat();
+    let report = measure(&world, &words, "initcall_blacklist=ovl_init");
+    assert_eq!(arm(&report, "firecracker")["runs"], 1, "{report:#}");
+}
+
+#[test]
+fn interrupt_ends_the_machine_that_runs() {
+    let world = World::new();
+    for name in ["vmm-minimal", "qemu-microvm"] {
+        let words = ["--arms", name, "busybox", "sleep", "1000"];
+        let child = spawn(&mut startup(&world, &words), Stdio::null());
+        let files = format!("/run/vmm-contrast-{}", child.id());
+        let machines = || processes(|_, line, _| line.contains(&format!("{files}/")));
+        eventually("a machine runs", || !machines().is_empty());
+        signal(child.id(), "INT");
+        let ran = finish(child);
+        assert_eq!((ran.status, machines()), (130, vec![]), "{name}: {}", ran.err());
+        assert!(ran.out().contains("\"partial\": true"), "{}", ran.out());
+        assert!(!fs::exists(files).expect("looked"), "{name}: its files are left");
     }
 }

@@ -18,6 +18,8 @@ const MARK: &str = "timing: ";
 /// What it says: moments of the host's monotonic clock in microseconds.
 #[derive(Debug, Deserialize)]
 struct Told {
+    /// It knows what is asked for.
+    parsed: u64,
     /// The guest's first instruction.
     machine: u64,
 }
@@ -103,7 +105,9 @@ impl Arm for Machine {
         stamps.put(Phase::Start, finished.spawned);
         let told = finished.errors.lines().find_map(|line| line.split_once(MARK));
         if let Some(told) = told.and_then(|(_, told)| serde_json::from_str::<Told>(told).ok()) {
-            stamps.put(Phase::HostObjects, Moment::from_nanos(told.machine.saturating_mul(1000)));
+            let moment = |micros: u64| Moment::from_nanos(micros.saturating_mul(1000));
+            stamps.put(Phase::Parse, moment(told.parsed));
+            stamps.put(Phase::HostObjects, moment(told.machine));
         }
         for (step, moment) in finished.guest.iter().flat_map(|guest| &guest.steps) {
             let phase = match step {
@@ -129,7 +133,7 @@ mod tests {
 
     #[test]
     fn what_monitor_and_guest_tell_ends_the_phases_in_order() {
-        let errors = "vmm: timing: {\"began\":6,\"machine\":20,\"ended\":80}\n";
+        let errors = "vmm: timing: {\"began\":6,\"parsed\":8,\"machine\":20,\"ended\":80}\n";
         let mut finished = crate::testing::finished(5_000, 95_000, errors);
         let steps = [
             (Step::Began, 40_000),
@@ -147,7 +151,8 @@ mod tests {
             phases.iter().map(|(phase, time)| (phase.name(), time.as_micros())).collect();
         let expected = [
             ("start", 0),
-            ("host objects", 15),
+            ("parse", 3),
+            ("host objects", 12),
             ("kernel", 20),
             ("init", 5),
             ("exec", 5),

@@ -20,7 +20,7 @@ use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
 
 use rustix::io::Errno;
-use rustix::mount::{MountFlags, mount, mount_move};
+use rustix::mount::{MountFlags, mount};
 use rustix::process::{Pid, WaitOptions, chdir, chroot, getpid, wait};
 use rustix::stdio::stdout;
 use rustix::system::{RebootCommand, reboot};
@@ -115,16 +115,14 @@ impl<T, E: Into<io::Error>> Try<T> for Result<T, E> {
 
 /// Makes all that the command sees, and goes there.
 fn surround(order: &Order) -> Result<(), String> {
-    let none = MountFlags::empty();
-    filesystem("devtmpfs", Path::new("/dev"), none, None)?;
     let in_memory = Path::new("/").join(IMAGE);
     let root = if in_memory.is_dir() { &*in_memory } else { image()? };
-    let plain = MountFlags::NOSUID | MountFlags::NOEXEC | MountFlags::NODEV;
-    fs::create_dir_all(root.join("dev")).to("make /dev")?;
-    mount_move("/dev", root.join("dev")).to("move /dev")?;
-    filesystem("proc", &root.join("proc"), plain, None)?;
-    filesystem("sysfs", &root.join("sys"), plain, None)?;
+    // Links of the image lead nowhere but into it from here on.
     chroot(root).and_then(|()| chdir("/")).to("enter the root file system")?;
+    let plain = MountFlags::NOSUID | MountFlags::NOEXEC | MountFlags::NODEV;
+    filesystem("proc", Path::new("/proc"), plain, None)?;
+    filesystem("sysfs", Path::new("/sys"), plain, None)?;
+    filesystem("devtmpfs", Path::new("/dev"), MountFlags::NOSUID, None)?;
     let terminals = "newinstance,ptmxmode=0666,mode=0620";
     filesystem("devpts", Path::new("/dev/pts"), MountFlags::NOSUID, Some(terminals))?;
     filesystem("tmpfs", Path::new("/dev/shm"), plain, Some("mode=1777"))?;
@@ -139,6 +137,7 @@ fn surround(order: &Order) -> Result<(), String> {
 /// Mounts the disk, with a layer in memory if there can be one.
 fn image() -> Result<&'static Path, String> {
     let none = MountFlags::empty();
+    filesystem("devtmpfs", Path::new("/dev"), none, None)?;
     fs::create_dir(LOWER).to("make a directory for the image")?;
     mount("/dev/vda", LOWER, "erofs", MountFlags::RDONLY, None).to("mount the image, /dev/vda")?;
     filesystem("tmpfs", Path::new(LAYER), none, Some("mode=755"))?;

@@ -1,6 +1,8 @@
 //! Writing an initial RAM file system: single files, and a directory of this host with all that is in it.
 
-use std::fs;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::fs::{self, Metadata};
 use std::io::{self, Write};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::MetadataExt;
@@ -12,17 +14,34 @@ use vmm_image::cpio::{self, Attributes};
 /// An archive that is being written.
 pub(super) struct Archive<W> {
     out: W,
+    /// Numbers of files that have several names, by device and inode.
+    shared: Shared,
+}
+
+/// Numbers of files by device and inode.
+type Shared = HashMap<(u64, u64), u32>;
+
+/// Counts a file that has several names; whether this is its first, and its number.
+fn count(shared: &mut Shared, found: &Metadata) -> (bool, Option<u32>) {
+    if found.nlink() < 2 || found.is_dir() {
+        return (true, None);
+    }
+    let next = u32::try_from(shared.len()).unwrap_or(u32::MAX).saturating_add(1);
+    match shared.entry((found.dev(), found.ino())) {
+        Entry::Occupied(known) => (false, Some(*known.get())),
+        Entry::Vacant(place) => (true, Some(*place.insert(next))),
+    }
 }
 
 impl<W: Write> Archive<W> {
     pub(super) fn new(out: W) -> Self {
-        Self { out }
+        Self { out, shared: Shared::new() }
     }
 
     /// A file of root's.
     pub(super) fn file(&mut self, name: &str, permissions: u32, content: &[u8]) -> io::Result<()> {
         let mode = FileType::RegularFile.as_raw_mode() | permissions;
-        self.add(name.as_bytes(), Attributes { mode, uid: 0, gid: 0 }, content)
+        self.add(name.as_bytes(), Attributes { mode, ..Attributes::default() }, content)
     }
 
     /// The directory `source` under another name, with its files, directories and links. Nothing is followed.
@@ -32,7 +51,9 @@ impl<W: Write> Archive<W> {
 
     fn item(&mut self, name: &[u8], source: &Path) -> io::Result<()> {
         let found = fs::symlink_metadata(source)?;
-        let attributes = Attributes { mode: found.mode(), uid: found.uid(), gid: found.gid() };
+        let (is_first, shared) = count(&mut self.shared, &found);
+        let (mode, uid, gid) = (found.mode(), found.uid(), found.gid());
+        let attributes = Attributes { mode, uid, gid, shared };
         match FileType::from_raw_mode(found.mode()) {
             FileType::Directory => {
                 self.add(name, attributes, &[])?;
@@ -47,6 +68,7 @@ impl<W: Write> Archive<W> {
             FileType::Symlink => {
                 self.add(name, attributes, &fs::read_link(source)?.into_os_string().into_vec())
             }
+            FileType::RegularFile if !is_first => self.add(name, attributes, &[]),
             FileType::RegularFile => {
                 let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
                 let mut content = vec![];
@@ -72,13 +94,22 @@ impl<W: Write> Archive<W> {
 
 /// Bytes of all files below `source`.
 pub(super) fn size(source: &Path) -> io::Result<u64> {
+    size_of(source, &mut Shared::new())
+}
+
+fn size_of(source: &Path, shared: &mut Shared) -> io::Result<u64> {
     let mut size: u64 = 0;
     for entry in fs::read_dir(source)? {
         let entry = entry?;
         let found = entry.metadata()?;
-        let bytes = if found.is_dir() { self::size(&entry.path())? } else { 0 };
-        let own = if found.is_file() { found.len() } else { 0 };
-        size = size.saturating_add(bytes).saturating_add(own);
+        let bytes = if found.is_dir() {
+            size_of(&entry.path(), shared)?
+        } else if count(shared, &found).0 {
+            found.len()
+        } else {
+            0
+        };
+        size = size.saturating_add(bytes);
     }
     Ok(size)
 }

@@ -192,17 +192,20 @@ mod tests {
         fs::create_dir_all(at("root/dir")).unwrap();
         fs::write(at("root/dir/file"), "contents").unwrap();
         std::os::unix::fs::symlink("dir/file", at("root/link")).unwrap();
+        fs::hard_link(at("root/dir/file"), at("root/name")).unwrap();
         fs::write(at("program"), "ELF").unwrap();
         let order = Order::of(&crate::testing::workload());
         write_initrd(&at("out"), &at("program"), &order, Some(&at("root"))).unwrap();
         let archive = fs::read(at("out")).unwrap();
         let text = String::from_utf8_lossy(&archive);
-        let names = ["init", "order", "image", "image/dir", "image/dir/file", "image/link"];
+        let names =
+            ["init", "order", "image", "image/dir", "image/dir/file", "image/link", "image/name"];
         let places: Vec<_> = names.map(|name| text.find(&format!("{name}\0")).unwrap()).into();
         assert!(places.is_sorted(), "{places:?}");
-        assert!(text.contains("contents") && text.contains("dir/file\0"));
+        assert!(text.contains("dir/file\0"));
+        assert_eq!(text.matches("contents").count(), 1, "a file with two names is there twice");
         assert!(text.contains("TRAILER!!!"));
         assert_eq!(archive.len() % 4, 0);
-        assert_eq!(archive::size(&at("root")).unwrap(), 8);
+        assert_eq!(archive::size(&at("root")).unwrap(), 8 + "dir/file".len() as u64);
     }
 }
