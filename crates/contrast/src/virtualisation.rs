@@ -37,6 +37,17 @@ impl Virtualisation {
         (kind, hypervisor)
     }
 
+    /// How reports name it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Hardware => "hardware",
+            Self::Nested => "nested",
+            Self::SoftwareVirtualised => "software-virtualised",
+            Self::Virtual => "virtual",
+            Self::Emulated => "emulated",
+        }
+    }
+
     /// What a title has to say about it; nothing about a host whose times are what they seem.
     pub const fn caveat(self) -> Option<&'static str> {
         match self {

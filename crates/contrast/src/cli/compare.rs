@@ -45,7 +45,11 @@ pub(super) fn run(args: &CompareArgs) -> Result<ExitCode> {
     Ok(if slower { SLOWER.into() } else { ExitCode::SUCCESS })
 }
 
-fn read(path: &Path) -> Result<Report> {
+/// Reads a report of `startup`.
+///
+/// # Errors
+/// There is none in the file.
+pub(super) fn read(path: &Path) -> Result<Report> {
     let text = fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
     parse(&text)
         .map_err(|why| anyhow!("{} is no report of vmm bench startup: {why}", path.display()))

@@ -3,6 +3,7 @@
 mod compare;
 mod interrupt;
 mod output;
+mod render;
 mod startup;
 mod surroundings;
 
@@ -38,6 +39,8 @@ enum Bench {
     Startup(startup::StartupArgs),
     /// What changed between two reports of `startup`
     Compare(compare::CompareArgs),
+    /// A report of `startup`, kept as JSON, in other forms
+    Render(render::RenderArgs),
 }
 
 /// Runs the program.
@@ -55,6 +58,7 @@ pub fn main() -> ExitCode {
     let result = match cli.command {
         Command::Bench(Bench::Startup(args)) => startup::run(&args),
         Command::Bench(Bench::Compare(args)) => compare::run(&args),
+        Command::Bench(Bench::Render(args)) => render::run(&args),
     };
     result.unwrap_or_else(|error| {
         // Without standard error there is nobody to tell.

@@ -13,14 +13,14 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use vmm_image::store::{Store, StorePaths};
 
 use super::interrupt::Interrupt;
-use super::output::Output;
+use super::output::Forms;
 use super::{INTERRUPTED, surroundings};
 use crate::arm::{self, Arm, Instance, Setting};
 use crate::fingerprint::Fingerprint;
 use crate::leftovers;
 use crate::measure::{Found, Measurement};
 use crate::plan::{Cache, Plan};
-use crate::report::{Entry, FORM, Format, Image, Report, assemble, render};
+use crate::report::{Entry, FORM, Image, Report, assemble};
 use crate::verdict::Verdict;
 use crate::watch::Watch;
 use crate::workload::Workload;
@@ -73,13 +73,8 @@ pub(super) struct StartupArgs {
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
 
-    /// Form of the report
-    #[arg(long, value_name = "FORMAT", value_enum, default_value = "table")]
-    format: Format,
-
-    /// Write the report to a file
-    #[arg(short, long, value_name = "FILE")]
-    output: Option<PathBuf>,
+    #[command(flatten)]
+    forms: Forms,
 
     /// Show no progress
     #[arg(short, long)]
@@ -110,7 +105,7 @@ fn cache(text: &str) -> Result<Cache, String> {
 pub(super) fn run(args: &StartupArgs) -> Result<ExitCode> {
     let names = names(args)?;
     let kernel = args.kernel.as_deref().map(kernel).transpose()?;
-    let output = Output::open(args.output.as_deref())?;
+    let destinations = args.forms.open()?;
     let interrupt = Interrupt::catch().context("catch signals")?;
     leftovers::adopt().context("become the parent of what runtimes leave")?;
     let store = Store::open(StorePaths::from_environment()?)?;
@@ -141,6 +136,8 @@ pub(super) fn run(args: &StartupArgs) -> Result<ExitCode> {
         seed: plan.seed,
         runs: plan.runs,
         warm_ups: plan.warm_ups,
+        parallel: plan.parallel,
+        caches: plan.caches,
         timeout_ms: timeout.as_secs_f64() * 1e3,
         arms: assemble(&entries, &found, baseline.as_deref()),
         baseline,
@@ -153,7 +150,7 @@ pub(super) fn run(args: &StartupArgs) -> Result<ExitCode> {
         fingerprint,
         verdict,
     };
-    output.write(&render(&report, args.format)?)?;
+    destinations.write(&report)?;
     Ok(if found.interrupted { INTERRUPTED.into() } else { ExitCode::SUCCESS })
 }
 
@@ -333,16 +330,5 @@ mod tests {
         let mut command = std::process::Command::new("a");
         command.args(["b c", "", "d'e", "--f=g"]);
         assert_eq!(describe(&command), "a 'b c' '' 'd'\\''e' --f=g");
-    }
-
-    #[test]
-    fn output_that_comes_to_nothing_leaves_no_file() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("new");
-        drop(Output::open(Some(&path)).unwrap());
-        assert!(!path.exists());
-        Output::open(Some(&path)).unwrap().write("x").unwrap();
-        drop(Output::open(Some(&path)).unwrap());
-        assert_eq!(std::fs::read_to_string(&path).unwrap(), "x");
     }
 }

@@ -72,6 +72,11 @@ impl Page {
     }
 }
 
+/// A heading within a section.
+pub fn subheading(text: &str) -> String {
+    format!("<h3>{}</h3>\n", escape(text))
+}
+
 /// A text as a paragraph.
 pub fn paragraph(text: &str) -> String {
     format!("<p>{}</p>\n", escape(text))
@@ -165,13 +170,14 @@ mod tests {
     fn every_part_of_a_page_escapes() {
         let mut page = Page::new(EVIL);
         page.section(EVIL, &paragraph(EVIL));
+        page.add(&subheading(EVIL));
         page.add(&list(&[EVIL]));
         page.add(&code(EVIL));
         page.add(&facts(&[(EVIL, EVIL)]));
         page.add(&table(EVIL, &[vec![EVIL, EVIL], vec![EVIL, EVIL]]));
         page.add(&notice(Tone::Bad, EVIL, &[EVIL]));
         let html = page.render();
-        assert_eq!(html.matches("&lt;script&gt;").count(), 15, "{html}");
+        assert_eq!(html.matches("&lt;script&gt;").count(), 16, "{html}");
         assert!(
             !html.contains("<script") && !html.contains("<img") && !html.contains("onerror=\"")
         );

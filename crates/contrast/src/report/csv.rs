@@ -9,7 +9,7 @@ const HEAD: &str = "arm,absent,cache,parallel,runs,failures,min_ms,p50_ms,p90_ms
 pub(super) fn of(report: &Report) -> String {
     let mut text = format!("{HEAD}\r\n");
     for arm in &report.arms {
-        text.push_str(&line(arm, Cache::Warm, 1, &arm.measured));
+        text.push_str(&line(arm, report.headline(), 1, &arm.measured));
         for other in &arm.others {
             text.push_str(&line(arm, other.cache, other.parallel, &other.measured));
         }

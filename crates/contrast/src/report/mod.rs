@@ -1,6 +1,7 @@
 //! The report of a measurement: what is printed, in every form.
 
 mod csv;
+mod html;
 mod markdown;
 mod render;
 mod startup;
@@ -12,7 +13,7 @@ use crate::fingerprint::Fingerprint;
 use crate::plan::Cache;
 use crate::verdict::Verdict;
 
-pub use render::{Format, render};
+pub use render::{Format, html, render};
 pub use startup::{Entry, assemble};
 
 /// The form of this report; another number means other meanings.
@@ -37,6 +38,12 @@ pub struct Report {
     pub runs: usize,
     /// Runs of each arm that do not count.
     pub warm_ups: usize,
+    /// How many were started at once, in each of these ways; nothing in reports of an earlier program.
+    #[serde(default)]
+    pub parallel: Vec<usize>,
+    /// The states of the page cache; as above.
+    #[serde(default)]
+    pub caches: Vec<Cache>,
     /// How long a run may take.
     pub timeout_ms: f64,
     /// The arm that ratios are to.
@@ -53,6 +60,14 @@ pub struct Report {
     pub verdict: Verdict,
     /// One for each arm that was asked for, absent ones too.
     pub arms: Vec<ArmReport>,
+}
+
+impl Report {
+    /// The page cache behind the numbers of an arm itself, which are of one at a time.
+    fn headline(&self) -> Cache {
+        let only_cold = !self.caches.is_empty() && !self.caches.contains(&Cache::Warm);
+        if only_cold { Cache::Cold } else { Cache::Warm }
+    }
 }
 
 /// An image.

@@ -2,7 +2,7 @@
 
 use clap::ValueEnum;
 
-use super::{Report, csv, markdown, table};
+use super::{Report, csv, html as page, markdown, table};
 
 /// How a report is printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -32,4 +32,9 @@ pub fn render(report: &Report, format: Format) -> Result<String, serde_json::Err
         Format::Csv => csv::of(report),
         Format::Markdown => markdown::of(report),
     })
+}
+
+/// The report as a page that stands by itself.
+pub fn html(report: &Report) -> String {
+    page::of(report)
 }

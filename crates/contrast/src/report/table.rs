@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use super::{ArmReport, Measured, Report};
+use crate::plan::Cache;
 
 /// Column headings of a list of arms.
 pub(super) const HEADINGS: [&str; 9] =
@@ -29,17 +30,22 @@ pub(super) fn rows(report: &Report) -> Vec<Vec<String>> {
         if arm.absent.is_some() {
             continue;
         }
-        rows.push(row(&arm.name, &arm.measured));
+        rows.push(row(&circumstances(&arm.name, report.headline(), 1), &arm.measured));
         for other in &arm.others {
-            let cold = if other.cache == crate::plan::Cache::Cold { ", cold" } else { "" };
-            let name = match other.parallel {
-                1 => format!("{}{cold}", arm.name),
-                parallel => format!("{}{cold}, {parallel} at once", arm.name),
-            };
+            let name = circumstances(&arm.name, other.cache, other.parallel);
             rows.push(row(&name, &other.measured));
         }
     }
     rows
+}
+
+/// What a series of an arm is called.
+pub(super) fn circumstances(arm: &str, cache: Cache, parallel: usize) -> String {
+    let cold = if cache == Cache::Cold { ", cold" } else { "" };
+    match parallel {
+        1 => format!("{arm}{cold}"),
+        parallel => format!("{arm}{cold}, {parallel} at once"),
+    }
 }
 
 fn row(name: &str, measured: &Measured) -> Vec<String> {
@@ -67,10 +73,6 @@ pub(super) fn sections(report: &Report) -> Vec<(&'static str, Vec<String>)> {
     let drift = verdict.control_drift.map(|drift| {
         format!("the control changed by {:.1} % in {} runs", drift * 100.0, verdict.controls)
     });
-    let absent = report
-        .arms
-        .iter()
-        .filter_map(|arm| arm.absent.as_ref().map(|why| format!("{}: {why}", arm.name)));
     let ratio =
         report.baseline.as_ref().map(|name| format!("ratios are to {name}, in the same rounds"));
     let measured =
@@ -80,8 +82,8 @@ pub(super) fn sections(report: &Report) -> Vec<(&'static str, Vec<String>)> {
             "Phases (means; they add up to the whole)",
             report.arms.iter().filter_map(phases).collect(),
         ),
-        ("Absent", absent.collect()),
-        ("Failures", report.arms.iter().flat_map(failures).collect()),
+        ("Absent", absent(report)),
+        ("Failures", failures(report)),
         ("Measured", measured.into_iter().flatten().collect()),
         ("Prepared before the clock started", report.prepared.clone()),
         ("Not as asked", report.limitations.clone()),
@@ -89,22 +91,30 @@ pub(super) fn sections(report: &Report) -> Vec<(&'static str, Vec<String>)> {
     ]
 }
 
-fn phases(arm: &ArmReport) -> Option<String> {
+/// The arms that are not here, and why.
+pub(super) fn absent(report: &Report) -> Vec<String> {
+    let absent = report.arms.iter();
+    absent.filter_map(|arm| Some(format!("{}: {}", arm.name, arm.absent.as_ref()?))).collect()
+}
+
+/// What an arm's mean is made of, in words.
+pub(super) fn phases(arm: &ArmReport) -> Option<String> {
     let phase = |phase: &super::PhaseReport| format!("{} {:.2}", phase.name, phase.mean);
     let list: Vec<_> = arm.measured.phases.iter().map(phase).collect();
     (!list.is_empty()).then(|| format!("{}: {}", arm.name, list.join(", ")))
 }
 
 /// One line for each way to fail, with how often.
-fn failures(arm: &ArmReport) -> Vec<String> {
-    let mut kinds: Vec<(&str, usize)> = vec![];
-    for failure in &arm.failures {
-        match kinds.iter_mut().find(|(why, _)| *why == failure.why) {
-            Some((_, count)) => *count += 1,
-            None => kinds.push((&failure.why, 1)),
+pub(super) fn failures<'r>(report: &'r Report) -> Vec<String> {
+    let mut kinds: Vec<(&str, &str, usize)> = vec![];
+    let of = |arm: &'r ArmReport| arm.failures.iter().map(|failure| (&*arm.name, &*failure.why));
+    for (arm, why) in report.arms.iter().flat_map(of) {
+        match kinds.iter_mut().find(|(name, own, _)| *name == arm && *own == why) {
+            Some((.., count)) => *count += 1,
+            None => kinds.push((arm, why, 1)),
         }
     }
-    kinds.into_iter().map(|(why, count)| format!("{}: {count} x {why}", arm.name)).collect()
+    kinds.into_iter().map(|(arm, why, count)| format!("{arm}: {count} x {why}")).collect()
 }
 
 /// Cells under each other, the first column to the left.
