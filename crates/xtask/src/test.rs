@@ -17,9 +17,10 @@ use crate::totals::{Counter, Totals};
 use crate::{command, packages, workspace};
 
 /// What the native tests call: a compiler for guest programs, network interfaces, namespaces, what
-/// else reads images, and a shell for containers.
+/// else reads images, a shell for containers, and a browser for pages.
 const NATIVE_PACKAGES: &[&str] = &[
     "busybox-static",
+    "chromium",
     "docker-registry",
     "erofs-utils",
     "gcc",

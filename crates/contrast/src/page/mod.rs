@@ -82,6 +82,11 @@ pub fn paragraph(text: &str) -> String {
     format!("<p>{}</p>\n", escape(text))
 }
 
+/// A text that is less than others: how to read what stands above it.
+pub fn note(text: &str) -> String {
+    format!("<p class=\"soft\">{}</p>\n", escape(text))
+}
+
 /// Texts as a list.
 pub fn list<T: AsRef<str>>(items: &[T]) -> String {
     let mut html = "<ul>\n".to_owned();
@@ -106,12 +111,21 @@ pub fn facts<T: AsRef<str>>(pairs: &[(T, T)]) -> String {
     html + "</dl>\n"
 }
 
-/// Rows of texts, the first of which are headings, as are the first cells of the others. A table that is too wide
+/// Rows of numbers, the first of which are headings, as are the first cells of the others. A table that is too wide
 /// for the page is moved in a frame of its own, which `caption` tells to those who do not see it.
 pub fn table<T: AsRef<str>>(caption: &str, rows: &[Vec<T>]) -> String {
+    framed("numbers", caption, rows)
+}
+
+/// The same of words, which are set in lines as the room demands.
+pub fn words<T: AsRef<str>>(caption: &str, rows: &[Vec<T>]) -> String {
+    framed("words", caption, rows)
+}
+
+fn framed<T: AsRef<str>>(class: &str, caption: &str, rows: &[Vec<T>]) -> String {
     let caption = escape(caption);
     let mut html = format!(
-        "<div class=\"wide\" role=\"region\" aria-label=\"{caption}\" tabindex=\"0\">\n<table>\n"
+        "<div class=\"wide\" role=\"region\" aria-label=\"{caption}\" tabindex=\"0\">\n<table class=\"{class}\">\n"
     );
     for (index, row) in rows.iter().enumerate() {
         html.push_str("<tr>");
@@ -171,13 +185,15 @@ mod tests {
         let mut page = Page::new(EVIL);
         page.section(EVIL, &paragraph(EVIL));
         page.add(&subheading(EVIL));
+        page.add(&note(EVIL));
         page.add(&list(&[EVIL]));
         page.add(&code(EVIL));
         page.add(&facts(&[(EVIL, EVIL)]));
         page.add(&table(EVIL, &[vec![EVIL, EVIL], vec![EVIL, EVIL]]));
+        page.add(&words(EVIL, &[vec![EVIL, EVIL], vec![EVIL, EVIL]]));
         page.add(&notice(Tone::Bad, EVIL, &[EVIL]));
         let html = page.render();
-        assert_eq!(html.matches("&lt;script&gt;").count(), 16, "{html}");
+        assert_eq!(html.matches("&lt;script&gt;").count(), 22, "{html}");
         assert!(
             !html.contains("<script") && !html.contains("<img") && !html.contains("onerror=\"")
         );

@@ -15,7 +15,7 @@ color-scheme:light dark;
 @media (prefers-color-scheme:dark){:root{
 --paper:#14171a;--ink:#e3e6e9;--soft:#98a2ac;--rule:#31373d;--band:#1c2024;--mark:#82bde8;--cloud:#3f6f95;
 --good:#6cc495;--bad:#ee8b70;
---p0:#88ccee;--q0:#14181c;--p1:#5a4bc0;--q1:#fff;--p2:#ddcc77;--q2:#14181c;--p3:#1f8a45;--q3:#fff;
+--p0:#88ccee;--q0:#14181c;--p1:#5a4bc0;--q1:#fff;--p2:#ddcc77;--q2:#14181c;--p3:#1b7f3e;--q3:#fff;
 --p4:#ee99aa;--q4:#14181c;--p5:#a03a70;--q5:#fff;--p6:#aaaa33;--q6:#14181c;--p7:#8a55b5;--q7:#fff;
 --p8:#55bbaa;--q8:#14181c;--p9:#565c63;--q9:#fff;
 --s0:#82bde8;--s1:#f0935a;--s2:#62c9a2;--s3:#df8fcb;--s4:#d9bf55;--s5:#c3c9d0;--s6:#a79df2;--s7:#f08fa3;
@@ -23,8 +23,9 @@ color-scheme:light dark;
 *{box-sizing:border-box}
 html{-webkit-text-size-adjust:100%;text-size-adjust:100%}
 body{margin:0;background:var(--paper);color:var(--ink);font:1rem/1.55 system-ui,-apple-system,\"Segoe UI\",sans-serif}
-main{max-width:58rem;margin:0 auto;padding:2.5rem 1.25rem 4rem;overflow-wrap:anywhere}
+main{max-width:60rem;margin:0 auto;padding:2.5rem 1.25rem 4rem;overflow-wrap:anywhere}
 h1{margin:0 0 1.25rem;font-size:1.6rem;line-height:1.25;font-weight:600;letter-spacing:-.01em;text-wrap:balance}
+h1::first-letter{text-transform:uppercase}
 h2{margin:3rem 0 .75rem;font-size:1.1rem;line-height:1.3;font-weight:600}
 h3{margin:1.75rem 0 .5rem;font-size:.95rem;font-weight:600}
 p,ul{margin:.5rem 0;max-width:44rem}
@@ -39,13 +40,15 @@ li::marker{color:var(--soft)}
 .bad{border-color:var(--bad)}.bad span{color:var(--bad)}
 .wide{overflow-x:auto;margin:.75rem 0}
 .wide:focus-visible{outline:2px solid var(--mark);outline-offset:2px}
-table{border-collapse:collapse;width:100%;font-size:.875rem;font-variant-numeric:tabular-nums;overflow-wrap:normal}
-th,td{padding:.4rem .65rem;text-align:right;vertical-align:baseline;white-space:nowrap;border-bottom:1px solid var(--rule)}
+table{border-collapse:collapse;width:100%;font-size:.8125rem;font-variant-numeric:tabular-nums;overflow-wrap:normal}
+th,td{padding:.4rem .5rem;text-align:right;vertical-align:baseline;white-space:nowrap;border-bottom:1px solid var(--rule)}
 th{font-weight:500}
 th:first-child,td:first-child{padding-left:0;text-align:left}
 th:last-child,td:last-child{padding-right:0}
-th[scope=col]{color:var(--soft);font-size:.78rem}
-.words th,.words td{text-align:left;white-space:normal}
+th:first-child{position:sticky;left:0;background:var(--paper)}
+table.words th,table.words td{text-align:left;white-space:normal;min-width:6rem}
+th[scope=row]{max-width:16rem;white-space:normal;overflow-wrap:break-word}
+th[scope=col]{color:var(--soft);font-size:.75rem;white-space:normal;vertical-align:bottom}
 dl{margin:.75rem 0;display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,17rem),1fr));gap:0 2rem;font-size:.875rem}
 dl div{display:flex;justify-content:space-between;gap:1rem;padding:.35rem 0;border-bottom:1px solid var(--rule)}
 dt{color:var(--soft)}
@@ -60,13 +63,14 @@ svg{display:block;width:100%;height:auto}
 svg text{font-size:13px;fill:var(--ink)}
 svg .tick{font-size:12px;fill:var(--soft)}
 svg .value{font-variant-numeric:tabular-nums}
+svg .name,svg .value{paint-order:stroke;stroke:var(--paper);stroke-width:4px;stroke-linejoin:round}
 svg .number{font-size:12px;font-weight:600}
 .grid{stroke:var(--rule);stroke-width:1}
 .dot{fill:var(--cloud);fill-opacity:.6}
 .interval{fill:var(--mark);fill-opacity:.85}
 .median{stroke:var(--ink);stroke-width:2}
 .baseline{stroke:var(--soft);stroke-width:1;stroke-dasharray:3 4}
-.part{stroke:var(--paper);stroke-width:1}
+.part{stroke:var(--paper);stroke-width:1}.slim{stroke:none}
 .leader{stroke:var(--soft);stroke-width:.75;stroke-opacity:.5}
 .curve{fill:none;stroke-width:1.75;stroke-linejoin:round}
 .sign{stroke:var(--paper);stroke-width:1}
@@ -91,6 +95,6 @@ svg .number{font-size:12px;font-weight:600}
 .curve.s5{stroke:var(--s5)}.sign.s5{fill:var(--s5)}
 .curve.s6{stroke:var(--s6)}.sign.s6{fill:var(--s6)}
 .curve.s7{stroke:var(--s7)}.sign.s7{fill:var(--s7)}
-@media (max-width:45.99rem){main{padding:1.5rem 1rem 3rem}h1{font-size:1.35rem}h2{margin-top:2.25rem}}
+@media (max-width:45.99rem){main{padding:1.5rem 1rem 3rem}h1{font-size:1.35rem}h2{margin-top:2.25rem}th[scope=row]{max-width:8.5rem}}
 @media print{body{background:#fff}section{break-inside:avoid}}
 ";

@@ -1,6 +1,6 @@
 //! The report as comma-separated values (RFC 4180).
 
-use super::{ArmReport, Measured, Report};
+use super::{Measured, Report, Row};
 use crate::plan::Cache;
 
 const HEAD: &str = "arm,absent,cache,parallel,runs,failures,min_ms,p50_ms,p90_ms,p95_ms,p99_ms,mean_ms,\
@@ -9,15 +9,15 @@ const HEAD: &str = "arm,absent,cache,parallel,runs,failures,min_ms,p50_ms,p90_ms
 pub(super) fn of(report: &Report) -> String {
     let mut text = format!("{HEAD}\r\n");
     for arm in &report.arms {
-        text.push_str(&line(arm, report.headline(), 1, &arm.measured));
-        for other in &arm.others {
-            text.push_str(&line(arm, other.cache, other.parallel, &other.measured));
+        for row in arm.rows(report.headline()) {
+            text.push_str(&line(row));
         }
     }
     text
 }
 
-fn line(arm: &ArmReport, cache: Cache, parallel: usize, measured: &Measured) -> String {
+fn line(row: Row<'_>) -> String {
+    let Row { arm, cache, parallel, measured } = row;
     let failed = arm.failures.iter();
     let failed = failed.filter(|f| f.cache == cache && f.parallel == parallel).count();
     let Measured { min, p50, p90, p95, p99, mean, interval, ratio, ratio_interval, .. } = *measured;

@@ -8,8 +8,7 @@ use crate::page::{self, Page, Tone};
 use crate::plan::Cache;
 use crate::timeline::Phase;
 
-use super::table::{self, circumstances};
-use super::{ArmReport, Measured, Report};
+use super::{ArmReport, Report, Row, table};
 
 pub(super) fn of(report: &Report) -> String {
     let mut page = Page::new(&report.title);
@@ -56,36 +55,26 @@ fn verdict(report: &Report) -> String {
 }
 
 fn times(report: &Report) -> String {
-    let rows = table::rows(report);
+    let rows = table::of_rows(report.rows().filter(|row| row.parallel == 1));
     let ratio = report.baseline.as_ref();
     let ratio = ratio
         .map_or_else(String::new, |name| format!(" Ratios are to {name}, in the same rounds."));
     let note = format!("Milliseconds from start to end of one run.{ratio}");
-    format!("{}{}", page::table("Times of all arms", &rows), page::paragraph(&note))
-}
-
-/// Each series of an arm that is here: cache, how many at once, what was measured.
-fn series(report: &Report) -> impl Iterator<Item = (&ArmReport, Cache, usize, &Measured)> {
-    let here = report.arms.iter().filter(|arm| arm.absent.is_none());
-    here.flat_map(|arm| {
-        let headline = (arm, report.headline(), 1, &arm.measured);
-        let others = arm.others.iter().map(move |o| (arm, o.cache, o.parallel, &o.measured));
-        [headline].into_iter().chain(others)
-    })
+    format!("{}{}", page::table("Times of all arms", &rows), page::note(&note))
 }
 
 fn distribution(report: &Report) -> String {
-    let strip = |(arm, cache, parallel, measured): (&ArmReport, Cache, usize, &Measured)| {
-        let headline = cache == report.headline();
+    let strip = |row: Row<'_>| {
+        let headline = row.cache == report.headline();
         Some(Strip {
-            name: circumstances(&arm.name, cache, parallel),
-            samples: measured.samples.clone(),
-            median: measured.p50?,
-            interval: measured.interval,
-            baseline: headline && report.baseline.as_ref() == Some(&arm.name),
+            name: row.name(),
+            samples: row.measured.samples.clone(),
+            median: row.measured.p50?,
+            interval: row.measured.interval,
+            baseline: headline && report.baseline.as_ref() == Some(&row.arm.name),
         })
     };
-    let alone = series(report).filter(|(_, _, parallel, _)| *parallel == 1);
+    let alone = report.rows().filter(|row| row.parallel == 1);
     let all: Vec<Strip> = alone.filter_map(strip).collect();
     let described = all.iter().map(|strip| {
         let interval = strip.interval.map_or_else(String::new, |[low, high]| {
@@ -124,9 +113,10 @@ fn phases(report: &Report) -> String {
         stacks.push(Stack { name: arm.name.clone(), parts });
     }
     let described: Vec<_> = report.arms.iter().filter_map(table::phases).collect();
+    let described = format!("Means in ms. {}", described.join("; "));
     let about = About {
         title: "Mean time of each arm, by phase",
-        description: &described.join("; "),
+        description: &described,
         caption: "Means, because means add up: the parts of a bar are the whole mean of its arm, which stands beside it.",
         legend: &legend(&kinds, &stacks),
     };
@@ -166,16 +156,17 @@ fn phase_rows(kinds: &[&str], stacks: &[Stack]) -> Vec<Vec<String>> {
 }
 
 fn bursts(report: &Report) -> String {
-    if series(report).all(|(_, _, parallel, measured)| parallel == 1 || measured.p50.is_none()) {
+    let several = |row: &Row<'_>| row.parallel > 1 && row.measured.p50.is_some();
+    if !report.rows().any(|row| several(&row)) {
         return String::new();
     }
     let mut all: Vec<Curve> = vec![];
     let mut described = vec![];
-    for (arm, cache, parallel, measured) in series(report) {
-        let Some(y) = measured.p50 else { continue };
-        described.push(format!("{}: {}", circumstances(&arm.name, cache, parallel), time(y)));
-        let name = circumstances(&arm.name, cache, 1);
-        let spot = Spot { x: parallel as f64, y, interval: measured.interval };
+    for row in report.rows() {
+        let Some(y) = row.measured.p50 else { continue };
+        described.push(format!("{}: {}", row.name(), time(y)));
+        let name = Row { parallel: 1, ..row }.name();
+        let spot = Spot { x: row.parallel as f64, y, interval: row.measured.interval };
         match all.iter_mut().find(|curve| curve.name == name) {
             Some(curve) => curve.spots.push(spot),
             None => all.push(Curve { name, spots: vec![spot] }),
@@ -185,10 +176,12 @@ fn bursts(report: &Report) -> String {
         title: "Time until the last has ended, by how many were started at once",
         description: &described.join("; "),
         caption: "Medians of the time until the last of those that were started at once has ended; upright lines are \
-                  their 95 % intervals. What is twice as far to the right is twice as many.",
+                  their 95 % intervals.",
         legend: "",
     };
-    curves(&about, "started at once", &all)
+    let rows = table::of_rows(report.rows().filter(several));
+    let plot = curves(&about, "started at once", &all);
+    format!("{plot}{}", page::table("Times of several at once", &rows))
 }
 
 fn how(report: &Report) -> String {

@@ -62,7 +62,45 @@ pub struct Report {
     pub arms: Vec<ArmReport>,
 }
 
+/// One series of an arm: what it was measured under, and what was found.
+#[derive(Debug, Clone, Copy)]
+struct Row<'r> {
+    arm: &'r ArmReport,
+    cache: Cache,
+    parallel: usize,
+    measured: &'r Measured,
+}
+
+impl Row<'_> {
+    /// What it is called.
+    fn name(&self) -> String {
+        let cold = if self.cache == Cache::Cold { ", cold" } else { "" };
+        match self.parallel {
+            1 => format!("{}{cold}", self.arm.name),
+            parallel => format!("{}{cold}, {parallel} at once", self.arm.name),
+        }
+    }
+}
+
+impl ArmReport {
+    /// All series of this arm, the first of which is from the page cache `headline`.
+    fn rows(&self, headline: Cache) -> impl Iterator<Item = Row<'_>> {
+        let first = Row { arm: self, cache: headline, parallel: 1, measured: &self.measured };
+        let others = self.others.iter().map(|other| {
+            let Other { cache, parallel, measured, .. } = other;
+            Row { arm: self, cache: *cache, parallel: *parallel, measured }
+        });
+        std::iter::once(first).chain(others)
+    }
+}
+
 impl Report {
+    /// All series of the arms that are here.
+    fn rows(&self) -> impl Iterator<Item = Row<'_>> {
+        let here = self.arms.iter().filter(|arm| arm.absent.is_none());
+        here.flat_map(|arm| arm.rows(self.headline()))
+    }
+
     /// The page cache behind the numbers of an arm itself, which are of one at a time.
     fn headline(&self) -> Cache {
         let only_cold = !self.caches.is_empty() && !self.caches.contains(&Cache::Warm);

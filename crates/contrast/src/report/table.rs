@@ -2,8 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::{ArmReport, Measured, Report};
-use crate::plan::Cache;
+use super::{ArmReport, Measured, Report, Row};
 
 /// Column headings of a list of arms.
 pub(super) const HEADINGS: [&str; 9] =
@@ -25,27 +24,13 @@ pub(super) fn of(report: &Report) -> String {
 
 /// Rows of all arms, the headings first; times in milliseconds.
 pub(super) fn rows(report: &Report) -> Vec<Vec<String>> {
-    let mut rows = vec![HEADINGS.map(str::to_owned).to_vec()];
-    for arm in &report.arms {
-        if arm.absent.is_some() {
-            continue;
-        }
-        rows.push(row(&circumstances(&arm.name, report.headline(), 1), &arm.measured));
-        for other in &arm.others {
-            let name = circumstances(&arm.name, other.cache, other.parallel);
-            rows.push(row(&name, &other.measured));
-        }
-    }
-    rows
+    of_rows(report.rows())
 }
 
-/// What a series of an arm is called.
-pub(super) fn circumstances(arm: &str, cache: Cache, parallel: usize) -> String {
-    let cold = if cache == Cache::Cold { ", cold" } else { "" };
-    match parallel {
-        1 => format!("{arm}{cold}"),
-        parallel => format!("{arm}{cold}, {parallel} at once"),
-    }
+/// The same of some.
+pub(super) fn of_rows<'r>(rows: impl Iterator<Item = Row<'r>>) -> Vec<Vec<String>> {
+    let head = HEADINGS.map(str::to_owned).to_vec();
+    std::iter::once(head).chain(rows.map(|found| row(&found.name(), found.measured))).collect()
 }
 
 fn row(name: &str, measured: &Measured) -> Vec<String> {

@@ -35,8 +35,9 @@ pub(super) struct Axis {
 const WIDE: f64 = 10.0;
 /// From so many milliseconds on an axis counts seconds.
 const MANY: f64 = 10_000.0;
-/// Pixels between two labels.
-const CLEAR: f64 = 12.0;
+/// Pixels between two labels; powers and their parts may stand closer, because they are counted by their names.
+const CLEAR: f64 = 30.0;
+const CLOSE: f64 = 12.0;
 const LINE: f64 = 20.0;
 
 impl Axis {
@@ -148,11 +149,12 @@ impl Axis {
     /// Whether no label touches another.
     fn fits(&self) -> bool {
         let labels = self.labels();
+        let space = if self.logarithmic { CLOSE } else { CLEAR };
         let pairs = labels.iter().zip(labels.iter().skip(1));
         let clear =
             |((one, _, first), (two, _, second)): (&(f64, f64, String), &(f64, f64, String))| {
                 let need = match self.run {
-                    Run::Across(..) => (width(first, SMALL) + width(second, SMALL)) / 2.0 + CLEAR,
+                    Run::Across(..) => (width(first, SMALL) + width(second, SMALL)) / 2.0 + space,
                     Run::Up(..) => LINE,
                 };
                 (two - one).abs() >= need
@@ -178,8 +180,8 @@ mod tests {
     #[test]
     fn values_alike_begin_at_zero() {
         let axis = Axis::of(&[12.0, 70.0], Unit::Time, ACROSS);
-        assert_eq!(texts(&axis), ["0", "10", "20", "30", "40", "50", "60", "70"]);
-        assert_eq!((axis.place(0.0), axis.place(70.0), axis.place(35.0)), (0.0, 300.0, 150.0));
+        assert_eq!(texts(&axis), ["0", "20", "40", "60", "80"]);
+        assert_eq!((axis.place(0.0), axis.place(80.0), axis.place(40.0)), (0.0, 300.0, 150.0));
         assert_eq!(axis.title(), "milliseconds");
         let axis = Axis::of(&[0.11, 0.3], Unit::Time, Run::Up(100.0, 0.0));
         assert_eq!(

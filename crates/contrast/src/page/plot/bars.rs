@@ -11,6 +11,9 @@ use crate::page::escape;
 /// How many colours there are for parts.
 const COLOURS: usize = 10;
 
+/// Narrower parts, in pixels, have no edge.
+const SLIM: f64 = 3.0;
+
 /// A part of a bar.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Part {
@@ -90,7 +93,9 @@ fn segment(svg: &mut Svg, (from, middle): (f64, f64), long: f64, part: &Part, ki
     let (colour, number) = (part.kind % COLOURS, (part.kind + 1).to_string());
     let name = kinds.get(part.kind).copied().unwrap_or_default();
     let tip = format!("{name}: {}", time(part.value));
-    svg.rect((from, middle - 11.0), (long, 22.0), &format!("part p{colour}"), &tip);
+    // An edge would hide what is hardly wider.
+    let edge = if long < SLIM { " slim" } else { "" };
+    svg.rect((from, middle - 11.0), (long, 22.0), &format!("part{edge} p{colour}"), &tip);
     if long >= width(&number, SMALL) + 6.0 {
         let at = (from + long / 2.0, middle + SMALL * 0.35);
         svg.text(at, Anchor::Middle, &format!("number q{colour}"), &number);
