@@ -25,11 +25,12 @@ mod record;
 mod report;
 mod run;
 mod socket;
+mod startup;
 mod storage;
 mod vsock;
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
 use clap::{Args, ValueEnum};
@@ -88,6 +89,8 @@ enum Group {
     Vsock,
     /// Containers: start, further processes, memory, images; against runc, crun and umoci
     Containers,
+    /// The start of a container in every way: by vmm bench startup
+    Startup,
 }
 
 /// What the groups share.
@@ -102,6 +105,24 @@ struct Context {
     record: bool,
     /// Whether the program was named, and so are those beside it.
     named: bool,
+}
+
+/// What the measured program finds beside itself, where one was named.
+const BESIDE: &[&str] =
+    &["vmm-agent", IMPORTER, "vmm-contrast", "vmm-init", "vmm-namespaces", "vmm-probe"];
+
+/// Programs of ours and their names.
+struct Programs(Vec<(String, PathBuf)>);
+
+impl Programs {
+    /// Where the one of this name is.
+    ///
+    /// # Errors
+    /// There is none.
+    fn path(&self, name: &str) -> Result<&Path> {
+        let found = self.0.iter().find(|(own, _)| own == name);
+        Ok(&found.with_context(|| format!("there is no program {name}"))?.1)
+    }
 }
 
 /// Measures, prints the table and writes `summary.json`.
@@ -123,6 +144,9 @@ pub(crate) fn run(arguments: &BenchArgs) -> Result<i32> {
         if arguments.write_docs {
             let (name, title) = group.title();
             report::update_document(&document(), (&name, &title), &own, &records)?;
+            if group == Group::Startup {
+                startup::picture(&context)?;
+            }
         }
         figures.extend(own);
     }
@@ -160,6 +184,7 @@ impl Group {
             Self::Net => network::figures(context, records),
             Self::Vsock => vsock::figures(context, records),
             Self::Containers => containers::figures(context, records),
+            Self::Startup => startup::figures(context, records),
         }
     }
 }
@@ -187,13 +212,20 @@ impl Context {
 
     /// The programs that the measured one finds beside itself, by name.
     fn helpers(&self) -> Result<Vec<(String, PathBuf)>> {
+        let programs = self.programs()?.0.into_iter();
+        Ok(programs.filter(|(name, _)| name != place::VMM).collect())
+    }
+
+    /// All programs of ours that are measured.
+    fn programs(&self) -> Result<Programs> {
         if self.named {
             let beside = |name: &str| (name.to_owned(), self.vmm.with_file_name(name));
-            return Ok(vec![beside("vmm-agent"), beside(IMPORTER)]);
+            let others = BESIDE.iter().map(|name| beside(name)).filter(|(_, path)| path.is_file());
+            let vmm = (place::VMM.to_owned(), self.vmm.clone());
+            return Ok(Programs(std::iter::once(vmm).chain(others).collect()));
         }
         let programs = workspace::build_programs(Profile::Release)?.into_iter();
-        let others = programs.filter(|program| program.name != place::VMM);
-        Ok(others.map(|Program { name, path }| (name, path)).collect())
+        Ok(Programs(programs.map(|Program { name, path }| (name, path)).collect()))
     }
 
     /// How many runs of each kind, where `usual` are made unless told otherwise.

@@ -67,6 +67,7 @@ impl<W: Write> Recorder<W> {
 pub(super) struct Records {
     samples: BTreeMap<(String, Arm), Vec<f64>>,
     commands: BTreeMap<(String, Arm), String>,
+    appendix: String,
     partial: Vec<u8>,
 }
 
@@ -86,12 +87,28 @@ impl Records {
         self.samples.entry((series.to_owned(), arm)).or_default().push(value);
     }
 
+    /// Adds the command line behind a series.
+    pub(super) fn take_command(&mut self, series: &str, arm: Arm, line: &str) {
+        self.commands.insert((series.to_owned(), arm), line.to_owned());
+    }
+
+    /// Adds text that explains the figures, for the document.
+    pub(super) fn append(&mut self, text: &str) {
+        self.appendix.push_str(text);
+    }
+
+    /// What explains the figures.
+    pub(super) fn appendix(&self) -> &str {
+        &self.appendix
+    }
+
     /// Adds what `other` holds.
     pub(super) fn merge(&mut self, other: Self) {
         for (key, mut samples) in other.samples {
             self.samples.entry(key).or_default().append(&mut samples);
         }
         self.commands.extend(other.commands);
+        self.appendix.push_str(&other.appendix);
     }
 
     fn add(&mut self, line: &[u8]) -> Result<()> {
