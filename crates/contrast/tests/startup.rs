@@ -117,6 +117,41 @@ fn same_report_has_four_forms() {
     }
 }
 
+#[test]
+fn every_form_is_made_again_from_the_report() {
+    let world = two();
+    let path = |name: &str| world.path(name).to_str().unwrap().to_owned();
+    let (json, html) = (path("report.json"), path("report.html"));
+    let output = world.startup(&[&TWO[..], &["--json", &json, "--html", &html]].concat());
+    assert!(output.status.success(), "{}", said(&output));
+    let render = |words: &[&str]| {
+        let words = [&["render", &json], words].concat();
+        world.command(&words).output().unwrap()
+    };
+    let again = render(&["--html", &path("again.html")]);
+    assert_eq!(again.stdout, output.stdout, "{}", said(&again));
+    let read = |name: &str| fs::read_to_string(path(name)).unwrap();
+    assert_eq!(read("again.html"), read("report.html"));
+    assert_eq!(String::from_utf8_lossy(&render(&["--format", "json"]).stdout), read("report.json"));
+    fs::write(&json, "{}").unwrap();
+    refused(&render(&[]), &["no report of vmm bench startup"]);
+}
+
+#[test]
+fn headline_from_a_cold_page_cache_is_called_so() {
+    let world = two();
+    let mut report = world.report(&TWO);
+    report["caches"] = serde_json::json!(["cold"]);
+    fs::write(world.path("cold"), report.to_string()).unwrap();
+    let path = world.path("cold");
+    let render = |form: &str| {
+        let words = ["render", path.to_str().unwrap(), "--format", form];
+        String::from_utf8(world.command(&words).output().unwrap().stdout).unwrap()
+    };
+    assert!(render("table").contains("runc, cold"));
+    assert!(render("csv").contains("\nrunc,,cold,1,"));
+}
+
 fn refused(output: &Output, parts: &[&str]) {
     let said = said(output);
     assert_eq!(output.status.code(), Some(125), "{said}");
@@ -135,6 +170,11 @@ fn what_cannot_be_is_refused_before_anything_runs() {
     refuse(&["--parallel", "0"], &["--parallel"]);
     refuse(&["--cache", "hot"], &["warm or cold"]);
     refuse(&["-o", "/nosuch/file"], &["write /nosuch/file"]);
+    refuse(&["--html", "/nosuch/file"], &["write /nosuch/file"]);
+    refuse(&["--json", "/nosuch/file"], &["write /nosuch/file"]);
+    let page = world.path("page");
+    let page = page.to_str().unwrap();
+    refuse(&["--json", page, "--html", page], &[page, "two forms"]);
     let unknown = world.command(&["startup", "--quiet", "oci:/nosuch"]).output().unwrap();
     refused(&unknown, &["oci:/nosuch"]);
     assert!(!world.path("ran").exists());

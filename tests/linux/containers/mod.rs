@@ -19,6 +19,7 @@ mod hostile;
 mod kills;
 mod lifecycle;
 mod output;
+mod pages;
 mod pty;
 mod rules;
 mod runtime;

@@ -51,8 +51,8 @@ th[scope=row]{max-width:16rem;white-space:normal;overflow-wrap:break-word}
 th[scope=col]{color:var(--soft);font-size:.75rem;white-space:normal;vertical-align:bottom}
 dl{margin:.75rem 0;display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,17rem),1fr));gap:0 2rem;font-size:.875rem}
 dl div{display:flex;justify-content:space-between;gap:1rem;padding:.35rem 0;border-bottom:1px solid var(--rule)}
-dt{color:var(--soft)}
-dd{margin:0;text-align:right}
+dt{color:var(--soft);flex:none;max-width:60%}
+dd{margin:0;text-align:right;min-width:0}
 pre{margin:.5rem 0;padding:.7rem .85rem;background:var(--band);white-space:pre-wrap;font:.8rem/1.5 ui-monospace,\"SF Mono\",Menlo,Consolas,monospace}
 figure{margin:1rem 0 1.75rem}
 figcaption{margin-top:.5rem;max-width:44rem}

@@ -192,7 +192,7 @@ fn how(report: &Report) -> String {
     let list = |words: Vec<String>| words.join(", ");
     let facts = [
         ("image", report.image.reference.clone()),
-        ("identifier of the image", report.image.id.clone()),
+        ("its identifier", report.image.id.clone()),
         ("command", report.command.join(" ")),
         ("runs of each arm", report.runs.to_string()),
         ("runs before those", report.warm_ups.to_string()),
@@ -213,9 +213,9 @@ fn control(report: &Report) -> String {
     let Some(drift) = verdict.control_drift else { return String::new() };
     let median = verdict
         .control_p50
-        .map_or_else(String::new, |p50| format!(", their median is {}", time(p50)));
+        .map_or_else(String::new, |p50| format!("; their median is {}", time(p50)));
     page::paragraph(&format!(
-        "The control, a process that does nothing, had {} turns{median}; from the first half to the second it changed \
+        "The control, a process that does nothing, had {} turns{median}. From the first half to the second it changed \
          by {:.1} %.",
         verdict.controls,
         drift * 100.0

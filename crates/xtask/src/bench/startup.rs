@@ -12,10 +12,10 @@ use vmm_contrast::compare;
 use vmm_contrast::report::{self, ArmReport, Format, Report};
 use vmm_contrast::stats::{Ratio, Summary};
 
+use super::Context;
 use super::figure::{Figure, Goal, Unit};
 use super::place::{Place, VMM};
 use super::record::{Arm, Records};
-use super::Context;
 use crate::artifacts;
 use crate::cache::Cache;
 use crate::host::init::ARTIFACTS;
