@@ -4,7 +4,7 @@
 //! - [`facts`]: what can be seen, and what is meant to be limited.
 //! - [`calls`]: which system calls get through.
 //! - [`escapes`]: what would lead out, tried so far that it is known and nothing happens.
-//! - [`measure`]: what a system call, computing and a file cost here.
+//! - [`measure`], [`latency`], [`storage`], [`network`]: what computing, system calls, a file and a stream cost here.
 //! - [`hostile`]: what becomes of who takes all there is, up to a bound.
 //! - [`work`]: a little of everything that programs do, for who counts system calls from outside.
 //!
@@ -16,14 +16,17 @@ mod calls;
 mod escapes;
 mod facts;
 mod hostile;
+mod latency;
 mod measure;
+mod network;
 mod raw;
+mod storage;
 mod work;
 
 use std::io::Write;
 use std::process::ExitCode;
 
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 const USAGE: &str = "usage: vmm-probe WORD...
 
@@ -32,9 +35,11 @@ Prints an object with a member for each word:
   facts            What can be seen here
   syscalls         Which system calls get through, each tried with arguments that do nothing
   escapes          What would lead out of a container, tried without doing it
-  cpu              Nanoseconds that a fixed computation takes
-  syscall-latency  Nanoseconds that the shortest system call takes
-  io               Nanoseconds that writing and reading a file in the working directory takes
+  cpu              Nanoseconds that fixed amounts of work take
+  syscall-latency  Nanoseconds that the kernel's shortest services take
+  io               Rates of a file in the working directory
+  loopback         Rate and time there and back of a stream to itself
+  stream=IP:PORT   The same to another probe, or `vmm bench io`, that serves there
   memory-hog       What becomes of a process that takes memory until it is stopped, at 768 MiB by itself
   fork-bomb        How many processes can be made at once, 1000 at most
   work             Prints `ready`, waits, does a little of everything, prints `done`
@@ -60,24 +65,33 @@ fn main() -> ExitCode {
 
 /// What there is to say to each word; nothing if one is unknown.
 fn answer(words: &[String]) -> Option<Map<String, Value>> {
-    let known = words.iter().map(|word| Some((word.clone(), task(word)?)));
-    let tasks: Vec<(String, fn() -> Value)> = known.collect::<Option<_>>()?;
+    let name = |word: &str| word.split('=').next().unwrap_or(word).to_owned();
+    let known = words.iter().map(|word| Some((name(word), task(word)?)));
+    let tasks: Vec<(String, Task)> = known.collect::<Option<_>>()?;
     Some(tasks.into_iter().map(|(word, task)| (word, task())).collect())
 }
 
-fn task(word: &str) -> Option<fn() -> Value> {
-    Some(match word {
+type Task = Box<dyn FnOnce() -> Value>;
+
+fn task(word: &str) -> Option<Task> {
+    if let Some(address) = word.strip_prefix("stream=") {
+        let address = address.parse().ok()?;
+        return Some(Box::new(move || network::to(address)));
+    }
+    let task: fn() -> Value = match word {
         "facts" => facts::all,
         "syscalls" => calls::all,
         "escapes" => escapes::all,
-        "cpu" => || json!(measure::cpu()),
-        "syscall-latency" => || json!(measure::syscall()),
-        "io" => || json!(measure::io()),
+        "cpu" => measure::cpu,
+        "syscall-latency" => latency::all,
+        "io" => storage::all,
+        "loopback" => network::loopback,
         "memory-hog" => hostile::memory,
         "fork-bomb" => hostile::processes,
         "work" => work::all,
         _ => return None,
-    })
+    };
+    Some(Box::new(task))
 }
 
 #[cfg(test)]
@@ -92,6 +106,8 @@ mod tests {
     #[test]
     fn every_word_of_the_usage_is_known() {
         let words = USAGE.lines().skip(3).filter_map(|line| line.split_whitespace().next());
-        assert_eq!(words.filter(|word| task(word).is_some()).count(), 9);
+        let known = words.filter(|word| task(&word.replace("IP:PORT", "127.0.0.1:1")).is_some());
+        assert_eq!(known.count(), 11);
+        assert!(task("stream=nowhere").is_none());
     }
 }

@@ -1,69 +1,89 @@
-//! What things cost here. Each is done often enough to be measured and short enough for an emulated machine.
+//! What computing costs here, and how costs are taken: each thing is done often enough to be measured and few
+//! enough times for an emulated machine.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::hint::black_box;
-use std::io::{Read, Seek, Write};
+use std::io::Read;
 use std::time::Instant;
 
-/// System calls of a round.
-const CALLS: u32 = 20_000;
+use serde_json::{Value, json};
+
 /// Steps of a computation.
 const STEPS: u64 = 5_000_000;
-/// Bytes of the file.
+/// Bytes that are hashed, copied or had from the kernel.
 const BYTES: usize = 4 << 20;
+/// Bytes that are had from the kernel at once.
+const PIECE: usize = 64 << 10;
 /// The best of so many rounds is what it costs; the others were disturbed.
-const ROUNDS: usize = 5;
+pub(crate) const ROUNDS: usize = 5;
 
 /// Nanoseconds of the fastest round of `work`.
-fn fastest(mut work: impl FnMut()) -> u64 {
+pub(crate) fn fastest(mut work: impl FnMut()) -> u64 {
     let round = |_| {
         let began = Instant::now();
         work();
-        u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX)
+        nanos(began)
     };
     (0..ROUNDS).map(round).min().unwrap_or(0)
 }
 
-/// Nanoseconds of one system call that does next to nothing.
-pub(crate) fn syscall() -> u64 {
-    let round = || {
-        for _ in 0..CALLS {
-            black_box(rustix::process::getppid());
-        }
-    };
-    fastest(round) / u64::from(CALLS)
+/// Nanoseconds of the fastest round of something that may fail; nothing if a round did.
+pub(crate) fn fastest_of<E>(mut work: impl FnMut() -> Result<(), E>) -> Option<u64> {
+    let mut failed = false;
+    let time = fastest(|| failed = failed || work().is_err());
+    (!failed).then_some(time)
 }
 
-/// Nanoseconds of a computation without system calls.
-pub(crate) fn cpu() -> u64 {
-    fastest(|| {
-        // xorshift64: each step needs the one before.
-        let mut state: u64 = 0x9e37_79b9_7f4a_7c15;
-        for _ in 0..STEPS {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-        }
-        black_box(state);
+/// Nanoseconds since `began`.
+pub(crate) fn nanos(began: Instant) -> u64 {
+    u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// Nanoseconds of fixed amounts of work: three of a processor's, and one of the kernel's.
+pub(crate) fn cpu() -> Value {
+    json!({
+        "arithmetic": fastest(arithmetic),
+        "hash": hash(),
+        "copy": copy(),
+        "kernel": zeros(),
     })
 }
 
-/// Nanoseconds of writing a file until it is stored, and of reading it; nothing where none can be made.
-pub(crate) fn io() -> Option<(u64, u64)> {
-    let name = format!("probe.{}", std::process::id());
-    let mut file = File::options().read(true).write(true).create_new(true).open(&name).ok()?;
-    // It has no name any more, and ends with this program.
-    fs::remove_file(&name).ok()?;
-    let mut data = vec![0x5a; BYTES];
-    let mut failed = false;
-    let write = fastest(|| {
-        let result =
-            file.rewind().and_then(|()| file.write_all(&data)).and_then(|()| file.sync_all());
-        failed |= result.is_err();
-    });
-    let read =
-        fastest(|| failed |= file.rewind().and_then(|()| file.read_exact(&mut data)).is_err());
-    (!failed).then_some((write, read))
+/// xorshift64: each step needs the one before.
+fn arithmetic() {
+    let mut state: u64 = 0x9e37_79b9_7f4a_7c15;
+    for _ in 0..STEPS {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+    }
+    black_box(state);
+}
+
+/// FNV-1a of bytes that fit into no cache of a core.
+fn hash() -> u64 {
+    let data = vec![0x5a_u8; BYTES];
+    fastest(|| {
+        let start: u64 = 0xcbf2_9ce4_8422_2325;
+        let step = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+        black_box(black_box(&data).iter().fold(start, step));
+    })
+}
+
+fn copy() -> u64 {
+    let from = vec![0x5a_u8; BYTES];
+    let mut to = vec![0_u8; BYTES];
+    fastest(|| {
+        to.copy_from_slice(black_box(&from));
+        black_box(&mut to);
+    })
+}
+
+/// The kernel clears memory for a reader.
+fn zeros() -> Option<u64> {
+    let mut zeros = File::open("/dev/zero").ok()?;
+    let mut piece = vec![0_u8; PIECE];
+    fastest_of(|| (0..BYTES / PIECE).try_for_each(|_| zeros.read_exact(&mut piece)))
 }
 
 #[cfg(test)]
@@ -71,8 +91,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn everything_costs_something() {
-        assert!((10..1_000_000).contains(&syscall()));
-        assert!(cpu() > 1_000_000);
+    fn work_costs_something() {
+        let costs = cpu();
+        for kind in ["arithmetic", "hash", "copy", "kernel"] {
+            assert!(costs[kind].as_u64().unwrap() > 1000, "{kind}: {costs}");
+        }
+    }
+
+    #[test]
+    fn fastest_round_counts_and_a_failed_one_spoils_all() {
+        let mut rounds = 0;
+        assert!(
+            fastest_of(|| {
+                rounds += 1;
+                Ok::<_, ()>(())
+            })
+            .is_some()
+        );
+        assert_eq!(rounds, ROUNDS);
+        assert_eq!(fastest_of(|| Err(())), None);
     }
 }

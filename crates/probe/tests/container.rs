@@ -107,10 +107,12 @@ fn limits_are_seen_where_the_host_counts_by_version_2() {
 
 #[test]
 fn costs_are_measured_in_both() {
-    let words = ["cpu", "syscall-latency", "io"];
+    let words = ["cpu", "syscall-latency", "io", "loopback"];
     for answers in [outside(&words), inside(&[], &words)] {
-        for word in ["cpu", "syscall-latency"] {
-            assert!(answers[word].as_u64().unwrap() > 0, "{word}: {answers}");
+        for word in words {
+            for (name, value) in answers[word].as_object().unwrap() {
+                assert!(value.as_u64().unwrap() > 0, "{word}, {name}: {answers}");
+            }
         }
     }
     assert_eq!(inside(&["--read-only"], &["io"])["io"], Value::Null);
