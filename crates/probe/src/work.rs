@@ -25,12 +25,15 @@ const ROUNDS: u32 = 20;
 /// Bytes of the file.
 const BYTES: usize = 64 << 10;
 
+/// A piece of work.
+type Task = fn() -> io::Result<()>;
+
 /// Everything, and how much of it could be done.
 pub(crate) fn all() -> Value {
     say("ready");
     thread::sleep(BEFORE);
     let began = Instant::now();
-    let tasks: [(&str, fn() -> io::Result<()>); 6] = [
+    let tasks: [(&str, Task); 6] = [
         ("names", names),
         ("file", file),
         ("process", process),
@@ -73,7 +76,10 @@ fn file() -> io::Result<()> {
 
 fn process() -> io::Result<()> {
     let (reading, writing) = pipe_with(PipeFlags::CLOEXEC)?;
-    let pid = raw::process(|| drop(rustix::io::write(&writing, b"x")))?;
+    let pid = raw::process(|| {
+        // Who reads it learns when it is missing.
+        let _ = rustix::io::write(&writing, b"x");
+    })?;
     rustix::io::read(&reading, &mut [0])?;
     waitpid(Some(pid), WaitOptions::empty())?;
     Ok(())
