@@ -9,7 +9,6 @@
 )]
 
 mod driver;
-#[expect(dead_code, reason = "the other tests need more of it")]
 #[path = "../support/mod.rs"]
 mod support;
 
