@@ -79,6 +79,17 @@ pub enum Failure {
     /// It printed nothing where others print something.
     #[error("printed nothing, where the same command prints something elsewhere")]
     Silent,
+    /// It printed something else than what it was to measure.
+    #[error("printed no measurement: {0}")]
+    Unreadable(String),
+    /// It is not there.
+    #[error(
+        "is not there: it has ended, or its processes are a daemon's, which cannot be told apart"
+    )]
+    Gone,
+    /// What it takes cannot be read.
+    #[error("cannot be measured: {0}")]
+    Measure(#[source] io::Error),
     /// It left processes behind.
     #[error("left processes behind, which were killed: {}", .0.join(", "))]
     Leftovers(Vec<String>),

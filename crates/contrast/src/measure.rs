@@ -34,7 +34,12 @@ pub struct Sample {
     pub phases: Vec<(Phase, f64)>,
     /// Each by itself, when several were started at once.
     pub each: Vec<f64>,
+    /// What the command itself has measured: see [`Measurement::read`].
+    pub figures: Vec<Option<f64>>,
 }
+
+/// Takes what a command has measured from what it printed, or says why that is nothing of the kind.
+pub type Read<'a> = &'a (dyn Fn(&[u8]) -> Result<Vec<Option<f64>>, String> + Sync);
 
 /// What became of one arm under the same circumstances.
 #[derive(Debug, Clone, Default)]
@@ -66,6 +71,8 @@ pub struct Measurement<'a> {
     pub timeout: Duration,
     /// The command's program in the unpacked root file system.
     pub watch: Option<Watch>,
+    /// What to read from its output, if it measures something.
+    pub read: Option<Read<'a>>,
     /// Readable when no more is wanted.
     pub interrupt: BorrowedFd<'a>,
 }
@@ -95,7 +102,8 @@ impl Measurement<'_> {
         found
     }
 
-    fn is_interrupted(&self) -> bool {
+    /// Whether no more is wanted.
+    pub fn is_interrupted(&self) -> bool {
         let mut fds = [PollFd::from_borrowed_fd(self.interrupt, PollFlags::IN)];
         let now = Timespec { tv_sec: 0, tv_nsec: 0 };
         poll(&mut fds, Some(&now)) == Ok(1)
@@ -127,7 +135,11 @@ impl Measurement<'_> {
             return Err(Failure::Silent);
         }
         *prints |= !silent;
-        Ok(sample(arm.as_ref(), &finished))
+        let mut sample = sample(arm.as_ref(), &finished);
+        if let (Some(read), [alone]) = (self.read, &*finished) {
+            sample.figures = read(&alone.output).map_err(Failure::Unreadable)?;
+        }
+        Ok(sample)
     }
 
     /// Runs as many as there are instances, all started at once.
@@ -159,14 +171,17 @@ impl Measurement<'_> {
     }
 
     /// The middle one of several: one alone says more about chance than about the machine.
-    fn control(&self) -> Result<Sample, Failure> {
+    ///
+    /// # Errors
+    /// A process that does nothing could not do that.
+    pub fn control(&self) -> Result<Sample, Failure> {
         let one = || -> Result<f64, Failure> {
             let finished = launch(&mut Command::new("true"), self.timeout, self.interrupt, None)?;
             Ok(ms(finished.ended.since(finished.began)))
         };
         let all = (0..CONTROLS).map(|_| one()).collect::<Result<Vec<_>, _>>()?;
         let total = median(&all).unwrap_or_default();
-        Ok(Sample { total, first_output: None, phases: vec![], each: vec![] })
+        Ok(Sample { total, first_output: None, phases: vec![], each: vec![], figures: vec![] })
     }
 }
 
@@ -215,12 +230,19 @@ fn sample(arm: &dyn Arm, finished: &[Finished]) -> Sample {
             first_output: alone.first_output.map(|first| ms(first.since(alone.began))),
             phases: phases.into_iter().map(|(phase, time)| (phase, ms(time))).collect(),
             each: vec![],
+            figures: vec![],
         };
     }
     let began = finished.iter().map(|one| one.began).min().unwrap_or(Moment::from_nanos(0));
     let ended = finished.iter().map(|one| one.ended).max().unwrap_or(began);
     let each = finished.iter().map(time).collect();
-    Sample { total: ms(ended.since(began)), first_output: None, phases: vec![], each }
+    Sample {
+        total: ms(ended.since(began)),
+        first_output: None,
+        phases: vec![],
+        each,
+        figures: vec![],
+    }
 }
 
 /// Milliseconds.

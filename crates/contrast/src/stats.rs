@@ -99,6 +99,48 @@ impl Ratio {
     }
 }
 
+/// How much is added by one more: the slope of a line through points, by least squares.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Slope {
+    /// The slope.
+    pub value: f64,
+    /// The slopes of resamples.
+    resampled: Vec<f64>,
+}
+
+impl Slope {
+    /// The slope of the line through `points`; nothing if all are at the same place.
+    pub fn of(points: &[(f64, f64)]) -> Option<Self> {
+        let value = slope(points)?;
+        let mut random = ChaCha8Rng::seed_from_u64(SEED);
+        let resampled =
+            (0..RESAMPLES).filter_map(|_| slope(&resample(points, &mut random))).collect();
+        Some(Self { value, resampled })
+    }
+
+    /// A 95 % bootstrap interval, over points.
+    pub fn interval(&self) -> Option<[f64; 2]> {
+        middle(&self.resampled)
+    }
+
+    /// The ratio to another slope, which was taken apart from this one; nothing if that may be no rise at all.
+    pub fn ratio(&self, peer: &Self) -> Option<Ratio> {
+        peer.interval().filter(|[low, _]| *low > 0.0)?;
+        let value = quotient(self.value, peer.value)?;
+        let pairs = self.resampled.iter().zip(&peer.resampled);
+        let ratios: Vec<f64> = pairs.filter_map(|(a, b)| quotient(*a, *b)).collect();
+        Some(Ratio { value, interval: middle(&ratios)? })
+    }
+}
+
+fn slope(points: &[(f64, f64)]) -> Option<f64> {
+    let (xs, ys): (Vec<f64>, Vec<f64>) = points.iter().copied().unzip();
+    let (x, y) = (mean(&xs)?, mean(&ys)?);
+    let product: f64 = points.iter().map(|(a, b)| (a - x) * (b - y)).sum();
+    let square: f64 = xs.iter().map(|a| (a - x) * (a - x)).sum();
+    quotient(product, square)
+}
+
 /// By how much the median of the second half of `control` differs from that of the first, as a
 /// fraction; nothing with fewer than two samples.
 pub fn drift(control: &[f64]) -> Option<f64> {
@@ -246,6 +288,38 @@ mod tests {
         assert_eq!(Ratio::of(&[], &[]), None);
         assert_eq!(Ratio::of(&[1.0], &[0.0]), None);
         assert_eq!(Ratio::of_unpaired(&[1.0], &[]), None);
+    }
+
+    /// Points about a line, as memory is found: each further instance takes `step` and a little more or less.
+    fn line(step: f64, n: u32, random: &mut ChaCha8Rng) -> Vec<(f64, f64)> {
+        let noise = |random: &mut ChaCha8Rng| random.random::<f64>() + random.random::<f64>() - 1.0;
+        (1..=n).map(|x| (f64::from(x), 100.0 + step * f64::from(x) + noise(random))).collect()
+    }
+
+    #[test]
+    fn slope_is_that_of_the_line() {
+        let exact: Vec<(f64, f64)> =
+            (0..5).map(|x| (f64::from(x), 7.0 - 3.0 * f64::from(x))).collect();
+        let slope = Slope::of(&exact).unwrap();
+        assert!((slope.value + 3.0).abs() < 1e-9);
+        assert_eq!(Slope::of(&[(1.0, 2.0)]), None);
+        assert_eq!(Slope::of(&[]), None);
+        let mut random = ChaCha8Rng::seed_from_u64(5);
+        let value = Slope::of(&line(12.0, 500, &mut random)).unwrap().value;
+        assert!((value - 12.0).abs() < 0.01, "{value}");
+    }
+
+    #[test]
+    fn interval_of_the_slope_covers_the_truth_as_often_as_it_says() {
+        let mut random = ChaCha8Rng::seed_from_u64(6);
+        let interval = |points: Vec<_>| Slope::of(&points).unwrap().interval().unwrap();
+        let hits = covered(12.0, || interval(line(12.0, 20, &mut random)));
+        assert!((85..=99).contains(&hits), "{hits} of 100");
+        let hits = covered(3.0, || {
+            let ours = Slope::of(&line(12.0, 20, &mut random)).unwrap();
+            ours.ratio(&Slope::of(&line(4.0, 20, &mut random)).unwrap()).unwrap().interval
+        });
+        assert!((85..=99).contains(&hits), "{hits} of 100");
     }
 
     #[test]

@@ -17,6 +17,8 @@ pub(crate) fn workload() -> Workload {
         cwd: "/".to_owned(),
         user: User::default(),
         kernel: None,
+        memory: None,
+        network: false,
     }
 }
 

@@ -23,6 +23,10 @@ pub struct Workload {
     pub user: User,
     /// The kernel of machines that are no containers; the `minimal` one that is here, if none is named.
     pub kernel: Option<PathBuf>,
+    /// Bytes of memory it may use; what the arm usually gives if nothing is said.
+    pub memory: Option<u64>,
+    /// Whether it gets the network that its arm gives when nothing is said, as far as that is one.
+    pub network: bool,
 }
 
 /// Numbers of a user and its group.

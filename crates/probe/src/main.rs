@@ -39,7 +39,8 @@ Prints an object with a member for each word:
   syscall-latency  Nanoseconds that the kernel's shortest services take
   io               Rates of a file in the working directory
   loopback         Rate and time there and back of a stream to itself
-  stream=IP:PORT   The same to another probe, or `vmm bench io`, that serves there
+  stream=IP:PORT,TOKEN
+                   The same to `vmm bench io`, which serves there
   memory-hog       What becomes of a process that takes memory until it is stopped, at 768 MiB by itself
   fork-bomb        How many processes can be made at once, 1000 at most
   work             Prints `ready`, waits, does a little of everything, prints `done`
@@ -74,9 +75,10 @@ fn answer(words: &[String]) -> Option<Map<String, Value>> {
 type Task = Box<dyn FnOnce() -> Value>;
 
 fn task(word: &str) -> Option<Task> {
-    if let Some(address) = word.strip_prefix("stream=") {
-        let address = address.parse().ok()?;
-        return Some(Box::new(move || network::to(address)));
+    if let Some(place) = word.strip_prefix("stream=") {
+        let (address, token) = place.split_once(',')?;
+        let (address, token) = (address.parse().ok()?, token.to_owned());
+        return Some(Box::new(move || network::to(address, &token)));
     }
     let task: fn() -> Value = match word {
         "facts" => facts::all,

@@ -13,6 +13,7 @@ mod differences;
 mod differential;
 mod execs;
 mod failures;
+mod figures;
 mod flags;
 mod groups;
 mod hostile;

@@ -90,14 +90,21 @@ impl Engine {
         Err(Absent(format!("import the image into docker: {said}")))
     }
 
-    /// The words of a run.
-    fn words(&self, name: &str) -> Vec<OsString> {
-        let Workload { rootfs, args, env, cwd, user, .. } = &self.workload;
+    /// The words of a run; `how` is `--rm`, or `--detach` for one that goes on by itself.
+    fn words(&self, how: &str, name: &str) -> Vec<OsString> {
+        let Workload { rootfs, args, env, cwd, user, memory, .. } = &self.workload;
         let user = format!("{}:{}", user.uid, user.gid);
-        let mut words: Vec<OsString> = ["run", "--rm"].map(OsString::from).to_vec();
+        let mut words: Vec<OsString> = ["run", how].map(OsString::from).to_vec();
         let mut put = |more: &[&str]| words.extend(more.iter().map(OsString::from));
         if self.kind != Kind::Ctr {
-            put(&["--name", name, "--network", "none", "--entrypoint", ""]);
+            put(&["--name", name, "--entrypoint", ""]);
+        }
+        if self.kind != Kind::Ctr && !self.workload.network {
+            put(&["--network", "none"]);
+        }
+        if let Some(memory) = memory {
+            let limit = if self.kind == Kind::Ctr { "--memory-limit" } else { "--memory" };
+            put(&[limit, &memory.to_string()]);
         }
         let working = if self.kind == Kind::Ctr { "--cwd" } else { "--workdir" };
         put(&["--user", &user, working, cwd]);
@@ -115,8 +122,7 @@ impl Engine {
 
     /// Runs without a word; what it is about may not be there.
     fn quietly(&self, words: &[&str]) {
-        let mut command = self.command(words);
-        let _ = command.stdout(Stdio::null()).stderr(Stdio::null()).status();
+        program::quietly(&mut self.command(words));
     }
 }
 
@@ -136,8 +142,14 @@ impl Arm for Engine {
 
     fn command(&self, instance: &Instance) -> Command {
         let mut command = Command::new(&self.program);
-        command.args(self.words(&instance.name));
+        command.args(self.words("--rm", &instance.name));
         command
+    }
+
+    fn background(&self, instance: &Instance) -> Option<Command> {
+        let mut command = Command::new(&self.program);
+        command.args(self.words("--detach", &instance.name));
+        Some(command)
     }
 
     fn stamps(&self, finished: &Finished) -> Stamps {
@@ -172,14 +184,14 @@ mod tests {
         let workload = crate::testing::workload();
         let engine =
             Engine { kind, program: "/nosuch".into(), workload, image: "image".to_owned() };
-        let words = engine.words("one");
+        let words = engine.words("--rm", "one");
         words.iter().map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
     }
 
     #[test]
     fn each_engine_is_told_the_same_in_its_own_words() {
         let podman = line(Kind::Podman);
-        assert!(podman.starts_with("run --rm --name one --network none"), "{podman}");
+        assert!(podman.starts_with("run --rm --name one --entrypoint  --network none"), "{podman}");
         assert!(podman.ends_with("--env A=b --rootfs /nosuch true"), "{podman}");
         assert!(line(Kind::Docker).ends_with("--workdir / --env A=b image true"));
         assert!(line(Kind::Ctr).ends_with("--cwd / --env A=b --rootfs /nosuch one true"));

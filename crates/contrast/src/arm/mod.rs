@@ -20,6 +20,7 @@ use crate::timeline::{Phase, Stamps};
 use crate::workload::Workload;
 
 pub use oci::bundle_config;
+pub use program::describe;
 pub use vmm::find as find_vmm;
 
 /// Tells runs apart that go on at the same time, and from what was there before.
@@ -54,6 +55,12 @@ pub trait Arm: Sync {
     /// What its numbers lack, or have in another way than those of others.
     fn limitations(&self) -> Vec<String> {
         vec![]
+    }
+
+    /// What starts an instance that goes on without the process that started it, and ends when it has begun: of
+    /// an arm that does not know that, [`Arm::command`] has to stay.
+    fn background(&self, _: &Instance) -> Option<Command> {
+        None
     }
 
     /// The ends of the phases that it can tell, beside those that every run has.

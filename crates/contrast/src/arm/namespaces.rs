@@ -11,7 +11,7 @@ use crate::timeline::{Phase, Stamps};
 use crate::workload::Workload;
 
 /// The memory that the other containers get.
-const MEMORY: &str = "536870912";
+const MEMORY: u64 = 536_870_912;
 /// Before what `--timing` says.
 const MARK: &str = "timing: ";
 
@@ -39,9 +39,10 @@ impl Arm for Namespaces {
     }
 
     fn command(&self, _: &Instance) -> Command {
-        let Workload { args, env, cwd, user, rootfs, .. } = &self.workload;
+        let Workload { args, env, cwd, user, rootfs, memory, .. } = &self.workload;
+        let memory = memory.unwrap_or(MEMORY).to_string();
         let mut command = Command::new(&self.program);
-        command.args(["--in-place", "--timing", "--memory", MEMORY, "--workdir", cwd]);
+        command.args(["--in-place", "--timing", "--memory", &memory, "--workdir", cwd]);
         command.arg("--user").arg(format!("{}:{}", user.uid, user.gid));
         command.args(env.iter().flat_map(|variable| ["--env", variable]));
         command.arg(rootfs).args(args);

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use rustix::process::{Resource, getrlimit};
 use serde_json::{Value, json};
@@ -75,6 +75,10 @@ fn config_of(workload: &Workload) -> Value {
     put(&mut config, &["process", "cwd"], json!(workload.cwd));
     put(&mut config, &["process", "user", "uid"], json!(workload.user.uid));
     put(&mut config, &["process", "user", "gid"], json!(workload.user.gid));
+    if let Some(memory) = workload.memory {
+        put(&mut config, &["linux", "resources", "memory", "limit"], json!(memory));
+        put(&mut config, &["linux", "resources", "memory", "swap"], json!(memory));
+    }
     config
 }
 
@@ -113,15 +117,21 @@ impl Arm for Runtime {
         command
     }
 
+    fn background(&self, instance: &Instance) -> Option<Command> {
+        let mut command = self.start();
+        command.args(["run", "--detach", "--bundle"]).arg(&self.bundle).arg(&instance.name);
+        Some(command)
+    }
+
     fn stamps(&self, finished: &Finished) -> Stamps {
         super::noticed(finished)
     }
 
     fn clean(&self, instance: &Instance) {
         let mut command = self.start();
-        command.args(["delete", "--force", &instance.name]).stdin(Stdio::null());
-        // It is there only if a run was killed.
-        let _ = command.stdout(Stdio::null()).stderr(Stdio::null()).status();
+        command.args(["delete", "--force", &instance.name]);
+        // It is there only if a run was killed, or goes on by itself.
+        program::quietly(&mut command);
     }
 }
 

@@ -1,14 +1,21 @@
 //! Programs of this host.
 
 use std::env;
+use std::ffi::OsStr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use super::Absent;
 
 /// Where programs of root are, though the search path of others may not say so.
 const SYSTEM: [&str; 3] = ["/usr/local/sbin", "/usr/sbin", "/sbin"];
+
+/// How long cleaning up may take.
+const PATIENCE: Duration = Duration::from_secs(30);
+const STEP: Duration = Duration::from_millis(2);
 
 /// The program `name` of the search path.
 pub(super) fn find(name: &str) -> Result<PathBuf, Absent> {
@@ -30,6 +37,36 @@ pub(super) fn version(program: &Path) -> String {
     text.lines().next().unwrap_or("unknown").trim().to_owned()
 }
 
+/// A command line as one would type it.
+pub fn describe(command: &Command) -> String {
+    let words = [command.get_program()].into_iter().chain(command.get_args());
+    let word = |word: &OsStr| {
+        let text = word.to_string_lossy();
+        let plain = |c: char| c.is_ascii_alphanumeric() || "-_=./:,@%+".contains(c);
+        if !text.is_empty() && text.chars().all(plain) {
+            return text.into_owned();
+        }
+        format!("'{}'", text.replace('\'', "'\\''"))
+    };
+    words.map(word).collect::<Vec<_>>().join(" ")
+}
+
+/// Runs a command that may have nothing to do, for as long as is reasonable, without a word.
+pub(super) fn quietly(command: &mut Command) {
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    let Ok(mut child) = command.spawn() else { return };
+    let deadline = Instant::now() + PATIENCE;
+    while matches!(child.try_wait(), Ok(None)) {
+        if Instant::now() > deadline {
+            // What it has not done is found by whoever looks for what is left.
+            let _ = child.kill();
+            let _ = child.wait();
+            return;
+        }
+        sleep(STEP);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -39,5 +76,12 @@ mod tests {
         assert!(find("sh").unwrap().ends_with("sh"));
         assert_eq!(find("nosuch-program").unwrap_err().0, "nosuch-program is not installed");
         assert_eq!(version(Path::new("/nosuch")), "unknown");
+    }
+
+    #[test]
+    fn command_lines_can_be_typed() {
+        let mut command = Command::new("a");
+        command.args(["b c", "", "d'e", "--f=g"]);
+        assert_eq!(describe(&command), "a 'b c' '' 'd'\\''e' --f=g");
     }
 }

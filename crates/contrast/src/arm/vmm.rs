@@ -1,7 +1,7 @@
 //! Our own: a container with a kernel of its own.
 
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use serde::Deserialize;
 
@@ -27,13 +27,16 @@ const MARK: &str = "timing: ";
 
 struct Vmm {
     program: PathBuf,
+    /// Without it there is no network that needs no preparation.
+    has_passt: bool,
     workload: Workload,
 }
 
 /// `vmm run` with the `container` kernel.
 pub(super) fn open(setting: &Setting<'_>) -> Result<Box<dyn Arm>, Absent> {
     let program = find()?;
-    Ok(Box::new(Vmm { program, workload: setting.workload.clone() }))
+    let has_passt = program::find("passt").is_ok();
+    Ok(Box::new(Vmm { program, has_passt, workload: setting.workload.clone() }))
 }
 
 /// `vmm`: the one that started this program, or the one beside it.
@@ -49,6 +52,20 @@ pub fn find() -> Result<PathBuf, Absent> {
     if beside.is_file() { Ok(beside) } else { program::find("vmm") }
 }
 
+impl Vmm {
+    fn run(&self, words: &[&str], instance: &Instance) -> Command {
+        let mut command = Command::new(&self.program);
+        let network = if self.workload.network && self.has_passt { "user" } else { "none" };
+        command.arg("run").args(words).args(["--pull", "never", "--network", network]);
+        command.args(["--name", &instance.name, "--entrypoint", ""]);
+        if let Some(memory) = self.workload.memory {
+            command.arg("--memory").arg(memory.to_string());
+        }
+        command.arg("--").arg(&self.workload.id).args(&self.workload.args);
+        command
+    }
+}
+
 impl Arm for Vmm {
     fn version(&self) -> String {
         program::version(&self.program)
@@ -62,11 +79,11 @@ impl Arm for Vmm {
     }
 
     fn command(&self, instance: &Instance) -> Command {
-        let mut command = Command::new(&self.program);
-        command.args(["run", "--rm", "--timing=json", "--pull", "never", "--network", "none"]);
-        command.args(["--name", &instance.name, "--entrypoint", ""]);
-        command.arg("--").arg(&self.workload.id).args(&self.workload.args);
-        command
+        self.run(&["--rm", "--timing=json"], instance)
+    }
+
+    fn background(&self, instance: &Instance) -> Option<Command> {
+        Some(self.run(&["--detach"], instance))
     }
 
     fn stamps(&self, finished: &Finished) -> Stamps {
@@ -94,9 +111,9 @@ impl Arm for Vmm {
 
     fn clean(&self, instance: &Instance) {
         let mut command = Command::new(&self.program);
-        command.args(["rm", "--force", &instance.name]).stdin(Stdio::null());
-        // It is there only if a run was killed.
-        let _ = command.stdout(Stdio::null()).stderr(Stdio::null()).status();
+        command.args(["rm", "--force", &instance.name]);
+        // It is there only if a run was killed, or goes on by itself.
+        program::quietly(&mut command);
     }
 }
 
@@ -108,7 +125,8 @@ mod tests {
     fn what_is_told_ends_the_phases_in_order() {
         let errors = "a note\nvmm: timing: {\"began\":10,\"machine\":20,\"agent\":30,\"ready\":null,\
                       \"started\":50,\"exited\":60,\"ended\":70}\n";
-        let vmm = Vmm { program: "vmm".into(), workload: crate::testing::workload() };
+        let (program, workload) = ("vmm".into(), crate::testing::workload());
+        let vmm = Vmm { program, has_passt: false, workload };
         let finished = crate::testing::finished(5_000, 80_000, errors);
         let phases = vmm.stamps(&finished).phases(finished.began, finished.ended);
         let names: Vec<_> = phases.iter().map(|(phase, _)| phase.name()).collect();

@@ -1,11 +1,15 @@
 //! The command line of `vmm-contrast`.
 
+mod choice;
 mod compare;
+mod desk;
+mod idle;
 mod interrupt;
 mod output;
 mod render;
 mod startup;
 mod surroundings;
+mod within;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -37,6 +41,14 @@ enum Command {
 enum Bench {
     /// How long a command takes from start to end, in every way this host can run it
     Startup(startup::StartupArgs),
+    /// How much memory one idle instance takes, and what for
+    Memory(idle::MemoryArgs),
+    /// How much memory each further idle instance takes, up to a number or a budget
+    Density(idle::DensityArgs),
+    /// How fast files and streams are, measured within each arm
+    Io(within::IoArgs),
+    /// How fast work and system calls are, measured within each arm
+    Cpu(within::WithinArgs),
     /// What changed between two reports of `startup`
     Compare(compare::CompareArgs),
     /// A report of `startup`, kept as JSON, in other forms
@@ -57,6 +69,10 @@ pub fn main() -> ExitCode {
     };
     let result = match cli.command {
         Command::Bench(Bench::Startup(args)) => startup::run(&args),
+        Command::Bench(Bench::Memory(args)) => idle::memory(&args),
+        Command::Bench(Bench::Density(args)) => idle::density(&args),
+        Command::Bench(Bench::Io(args)) => within::io(&args),
+        Command::Bench(Bench::Cpu(args)) => within::cpu(&args),
         Command::Bench(Bench::Compare(args)) => compare::run(&args),
         Command::Bench(Bench::Render(args)) => render::run(&args),
     };

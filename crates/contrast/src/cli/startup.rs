@@ -7,15 +7,16 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use vmm_image::store::{Store, StorePaths};
 
+use super::choice::{self, Directory};
 use super::interrupt::Interrupt;
 use super::output::Forms;
 use super::{INTERRUPTED, surroundings};
-use crate::arm::{self, Arm, Instance, Setting};
+use crate::arm::{self, Arm, Setting};
 use crate::fingerprint::Fingerprint;
 use crate::leftovers;
 use crate::measure::{Found, Measurement};
@@ -24,9 +25,6 @@ use crate::report::{Entry, FORM, Image, Report, assemble};
 use crate::verdict::Verdict;
 use crate::watch::Watch;
 use crate::workload::Workload;
-
-/// Which arm ratios are to, the first of these that is here, unless the user says.
-const BASELINES: [&str; 3] = ["runc", "crun", "process"];
 
 const CLOCK: &str = "CLOCK_MONOTONIC of this host, from before the process of the runtime is made until its \
                      parent has its exit status";
@@ -89,7 +87,7 @@ pub(super) struct StartupArgs {
     command: Vec<String>,
 }
 
-fn count(least: u64, most: u64) -> clap::builder::RangedU64ValueParser {
+pub(super) fn count(least: u64, most: u64) -> clap::builder::RangedU64ValueParser {
     clap::value_parser!(u64).range(least..=most)
 }
 
@@ -103,7 +101,7 @@ fn cache(text: &str) -> Result<Cache, String> {
 
 /// Measures and reports. What an interrupt leaves undone is said in the report, and by the status.
 pub(super) fn run(args: &StartupArgs) -> Result<ExitCode> {
-    let names = names(args)?;
+    let names = choice::names(&args.arms, args.baseline.as_ref())?;
     let kernel = args.kernel.as_deref().map(kernel).transpose()?;
     let destinations = args.forms.open()?;
     let interrupt = Interrupt::catch().context("catch signals")?;
@@ -115,15 +113,16 @@ pub(super) fn run(args: &StartupArgs) -> Result<ExitCode> {
     workload.kernel = kernel;
     let directory = Directory::new().context("make a directory for bundles")?;
     let setting = Setting { workload: &workload, directory: &directory.0 };
-    let (entries, arms) = open(&names, &setting);
-    let baseline = baseline(args, &entries)?;
+    let (entries, arms) = choice::open(&names, &setting);
+    let baseline = choice::baseline(args.baseline.as_ref(), &entries)?;
     let kvm = arm::find_vmm().ok().and_then(|vmm| surroundings::kvm(&vmm));
     let fingerprint = Fingerprint::take(kvm, &workload.rootfs);
     let (plan, mut limitations) = plan(args);
     let timeout = Duration::from_secs(args.timeout);
     let program = workload.args.first().map_or("", String::as_str);
     let watch = Watch::on(&workload.rootfs, program, &workload.env);
-    let measurement = Measurement { arms: &arms, timeout, watch, interrupt: interrupt.as_fd() };
+    let measurement =
+        Measurement { arms: &arms, timeout, watch, read: None, interrupt: interrupt.as_fd() };
     let found = measure(&measurement, &plan, args.quiet, &entries);
     limitations.extend(entries.iter().flat_map(|entry| limitations_of(entry, &arms, &found)));
     let verdict = Verdict::of(&fingerprint, &found.control, plan.runs, found.interrupted);
@@ -155,7 +154,7 @@ pub(super) fn run(args: &StartupArgs) -> Result<ExitCode> {
 }
 
 /// A kernel that was named: a file that can be read.
-fn kernel(path: &Path) -> Result<PathBuf> {
+pub(super) fn kernel(path: &Path) -> Result<PathBuf> {
     let what = || format!("kernel {}", path.display());
     ensure!(path.metadata().with_context(what)?.is_file(), "{} is no file", what());
     File::open(path).with_context(what)?;
@@ -170,80 +169,6 @@ fn limitations_of(entry: &Entry, arms: &[Box<dyn Arm>], found: &Found) -> Vec<St
         list.push("it was not run again after its warm-ups had failed".to_owned());
     }
     list.into_iter().map(|text| format!("{}: {text}", entry.name)).collect()
-}
-
-/// The arms that are asked for.
-fn names(args: &StartupArgs) -> Result<Vec<String>> {
-    let known: Vec<&str> = arm::names().collect();
-    let list = if args.arms.is_empty() {
-        known.iter().map(|name| (*name).to_owned()).collect()
-    } else {
-        args.arms.clone()
-    };
-    for name in list.iter().chain(&args.baseline) {
-        if !known.contains(&name.as_str()) {
-            bail!("there is no arm named {name}; there are {}", known.join(", "));
-        }
-    }
-    if let Some(baseline) = &args.baseline
-        && !list.contains(baseline)
-    {
-        bail!("the baseline {baseline} is not among the arms {}", list.join(", "));
-    }
-    let mut chosen: Vec<String> = vec![];
-    for name in list {
-        if !chosen.contains(&name) {
-            chosen.push(name);
-        }
-    }
-    Ok(chosen)
-}
-
-/// Finds the arms on this host.
-fn open(names: &[String], setting: &Setting<'_>) -> (Vec<Entry>, Vec<Box<dyn Arm>>) {
-    let (mut entries, mut arms) = (vec![], vec![]);
-    for name in names {
-        let mut entry = Entry::absent(name);
-        match arm::open(name, setting) {
-            Ok(arm) => {
-                let command = arm.command(&Instance { name: "NAME".to_owned() });
-                entry.place = Ok(arms.len());
-                entry.version = Some(arm.version());
-                entry.command_line = Some(describe(&command));
-                entry.prepared = arm.prepared();
-                arms.push(arm);
-            }
-            Err(absent) => entry.place = Err(absent.0),
-        }
-        entries.push(entry);
-    }
-    (entries, arms)
-}
-
-/// A command line as one would type it.
-fn describe(command: &std::process::Command) -> String {
-    let words = [command.get_program()].into_iter().chain(command.get_args());
-    let word = |word: &std::ffi::OsStr| {
-        let text = word.to_string_lossy();
-        let plain = |c: char| c.is_ascii_alphanumeric() || "-_=./:,@%+".contains(c);
-        if !text.is_empty() && text.chars().all(plain) {
-            return text.into_owned();
-        }
-        format!("'{}'", text.replace('\'', "'\\''"))
-    };
-    words.map(word).collect::<Vec<_>>().join(" ")
-}
-
-fn baseline(args: &StartupArgs, entries: &[Entry]) -> Result<Option<String>> {
-    let find = |name: &str| entries.iter().find(|entry| entry.name == name);
-    if let Some(name) = &args.baseline {
-        if let Some(Err(why)) = find(name).map(|entry| &entry.place) {
-            bail!("the baseline {name} cannot be measured here: {why}");
-        }
-        return Ok(Some(name.clone()));
-    }
-    let is_here = |name: &&str| find(name).is_some_and(|entry| entry.place.is_ok());
-    Ok(BASELINES.into_iter().find(|name| is_here(name)).map(str::to_owned))
 }
 
 /// The plan, and what of it is not as asked.
@@ -269,14 +194,14 @@ fn plan(args: &StartupArgs) -> (Plan, Vec<String>) {
     (Plan { seed: args.seed, warm_ups, runs, parallel, caches }, limitations)
 }
 
-fn measure(measurement: &Measurement<'_>, plan: &Plan, quiet: bool, entries: &[Entry]) -> Found {
-    let bar = ProgressBar::new(plan.turns(measurement.arms.len()).len() as u64);
-    if quiet || !io::stderr().is_terminal() {
-        bar.set_draw_target(ProgressDrawTarget::hidden());
-    }
-    if let Ok(style) = ProgressStyle::with_template("{wide_bar} {pos}/{len} {msg:16} {eta}") {
-        bar.set_style(style);
-    }
+/// Carries out `plan`, and shows how far it is.
+pub(super) fn measure(
+    measurement: &Measurement<'_>,
+    plan: &Plan,
+    quiet: bool,
+    entries: &[Entry],
+) -> Found {
+    let bar = bar(plan.turns(measurement.arms.len()).len(), quiet);
     let found = measurement.perform(plan, |number, who| {
         let entry = entries.iter().find(|entry| Some(entry.place.clone()) == who.map(Ok));
         bar.set_message(entry.map_or("control", |entry| &entry.name).to_owned());
@@ -284,6 +209,18 @@ fn measure(measurement: &Measurement<'_>, plan: &Plan, quiet: bool, entries: &[E
     });
     bar.finish_and_clear();
     found
+}
+
+/// A bar of so many turns on a terminal.
+pub(super) fn bar(turns: usize, quiet: bool) -> ProgressBar {
+    let bar = ProgressBar::new(turns as u64);
+    if quiet || !io::stderr().is_terminal() {
+        bar.set_draw_target(ProgressDrawTarget::hidden());
+    }
+    if let Ok(style) = ProgressStyle::with_template("{wide_bar} {pos}/{len} {msg:16} {eta}") {
+        bar.set_style(style);
+    }
+    bar
 }
 
 fn title(workload: &Workload, fingerprint: &Fingerprint, partial: bool) -> String {
@@ -295,40 +232,4 @@ fn title(workload: &Workload, fingerprint: &Fingerprint, partial: bool) -> Strin
         title.push_str(" (partial)");
     }
     title
-}
-
-/// A directory of this run, removed with it.
-struct Directory(PathBuf);
-
-impl Directory {
-    fn new() -> io::Result<Self> {
-        use std::os::unix::fs::DirBuilderExt;
-        let base = if Path::new("/run").is_dir() && rustix::process::geteuid().is_root() {
-            PathBuf::from("/run")
-        } else {
-            std::env::temp_dir()
-        };
-        let path = base.join(format!("vmm-contrast-{}", std::process::id()));
-        std::fs::DirBuilder::new().mode(0o700).create(&path)?;
-        Ok(Self(path))
-    }
-}
-
-impl Drop for Directory {
-    fn drop(&mut self) {
-        // Nothing is left to do about one that stays.
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn command_lines_can_be_typed() {
-        let mut command = std::process::Command::new("a");
-        command.args(["b c", "", "d'e", "--f=g"]);
-        assert_eq!(describe(&command), "a 'b c' '' 'd'\\''e' --f=g");
-    }
 }

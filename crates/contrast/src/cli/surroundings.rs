@@ -61,7 +61,22 @@ pub(super) fn workload(
     let user = user::find(&config.user, &rootfs).map_err(anyhow::Error::msg)?;
     let (reference, id) = (reference.to_owned(), image.id.to_string());
     let disk = image.rootfs.clone();
-    Ok((Workload { reference, id, rootfs, disk, args, env, cwd, user, kernel: None }, said))
+    Ok((
+        Workload {
+            reference,
+            id,
+            rootfs,
+            disk,
+            args,
+            env,
+            cwd,
+            user,
+            kernel: None,
+            memory: None,
+            network: false,
+        },
+        said,
+    ))
 }
 
 /// What `vmm doctor` says about KVM.

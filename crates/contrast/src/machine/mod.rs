@@ -24,7 +24,7 @@ use order::{END, Order, RESET, TOKEN};
 
 pub use monitor::Monitor;
 
-/// Memory of the machine: as much as the containers beside it may use.
+/// Memory of the machine if nothing is said: as much as the containers beside it may use.
 pub const MEMORY_MIB: u64 = 512;
 /// The kernel's flavour.
 const FLAVOUR: &str = "minimal";
@@ -77,6 +77,8 @@ pub struct Guest {
     initrd: PathBuf,
     /// The image, where it is a disk.
     disk: Option<PathBuf>,
+    /// MiB of memory.
+    memory: u64,
     /// Where files of a run may be.
     directory: PathBuf,
     /// What tokens come from.
@@ -109,7 +111,8 @@ impl Guest {
         let order = Order::of(workload);
         write_initrd(&initrd, &init, &order, image).map_err(failed)?;
         let (directory, secret) = (directory.to_owned(), RandomState::new());
-        Ok(Self { kernel, initrd, disk, directory, secret })
+        let memory = workload.memory.map_or(MEMORY_MIB, |bytes| bytes.div_ceil(1 << 20));
+        Ok(Self { kernel, initrd, disk, memory, directory, secret })
     }
 
     /// What the run of this name is known by to its guest: another in each process of this program.
@@ -163,7 +166,7 @@ impl Guest {
     pub(crate) fn without_files() -> Self {
         let (disk, secret) = (Some("/d,1".into()), RandomState::new());
         let [kernel, initrd, directory] = ["/k", "/i", "/nosuch"].map(PathBuf::from);
-        Self { kernel, initrd, disk, directory, secret }
+        Self { kernel, initrd, disk, memory: MEMORY_MIB, directory, secret }
     }
 }
 

@@ -8,7 +8,7 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-use super::{Guest, MEMORY_MIB, Place};
+use super::{Guest, Place};
 
 /// A program that makes machines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,7 +73,7 @@ fn vmm(guest: &Guest, name: &str) -> Vec<OsString> {
     let mut words = Words::default();
     words.pair("--kernel", &guest.kernel);
     words.pair("--initrd", &guest.initrd);
-    words.pair("--memory", format!("{MEMORY_MIB}M"));
+    words.pair("--memory", format!("{}M", guest.memory));
     words.pair("--cmdline", guest.command_line(name, false));
     if let Some(disk) = &guest.disk {
         words.pair("--disk", format!("path={},readonly=on", text(disk)));
@@ -91,7 +91,7 @@ fn qemu(guest: &Guest, name: &str) -> Vec<OsString> {
     words.pair("-M", "microvm,accel=kvm,pit=off,pic=off,rtc=off,ioapic2=off,x-option-roms=off");
     // The one feature of the host that a KVM virtualised in software cannot lend.
     words.pair("-cpu", "host,-arch-capabilities");
-    words.pair("-m", MEMORY_MIB.to_string());
+    words.pair("-m", guest.memory.to_string());
     words.pair("-global", "virtio-mmio.force-legacy=false");
     words.pair("-serial", "stdio");
     words.pair("-kernel", &guest.kernel);
@@ -130,7 +130,7 @@ fn firecracker_config(guest: &Guest, name: &str) -> Value {
             "boot_args": format!("{} reboot=k pci=off", guest.command_line(name, true)),
         },
         "drives": guest.disk.iter().map(|disk| drive(disk)).collect::<Vec<_>>(),
-        "machine-config": {"vcpu_count": 1, "mem_size_mib": MEMORY_MIB},
+        "machine-config": {"vcpu_count": 1, "mem_size_mib": guest.memory},
     })
 }
 
@@ -141,7 +141,7 @@ fn cloud_hypervisor(guest: &Guest, name: &str) -> Vec<OsString> {
     words.pair("--initramfs", &guest.initrd);
     words.pair("--cmdline", guest.command_line(name, false));
     words.pair("--cpus", "boot=1");
-    words.pair("--memory", format!("size={MEMORY_MIB}M"));
+    words.pair("--memory", format!("size={}M", guest.memory));
     words.pair("--serial", "tty");
     words.pair("--console", "off");
     words.0

@@ -1,6 +1,8 @@
 //! The report of a measurement: what is printed, in every form.
 
 mod csv;
+mod figures;
+mod figures_text;
 mod html;
 mod markdown;
 mod render;
@@ -13,7 +15,8 @@ use crate::fingerprint::Fingerprint;
 use crate::plan::Cache;
 use crate::verdict::Verdict;
 
-pub use render::{Format, html, render};
+pub use figures::{Figure, Figures, FiguresArm, RunFailure, assemble as assemble_figures};
+pub use render::{Format, html, render, render_figures};
 pub use startup::{Entry, assemble};
 
 /// The form of this report; another number means other meanings.

@@ -124,7 +124,7 @@ mod tests {
 
     fn sample(total: f64) -> Sample {
         let phases = vec![(Phase::Start, total / 4.0), (Phase::Gap, total * 3.0 / 4.0)];
-        Sample { total, first_output: Some(total / 2.0), phases, each: vec![] }
+        Sample { total, first_output: Some(total / 2.0), phases, each: vec![], figures: vec![] }
     }
 
     fn series(times: &[f64]) -> Series {

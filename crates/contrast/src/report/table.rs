@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use super::{ArmReport, Measured, Report, Row};
+use crate::verdict::Verdict;
 
 /// Column headings of a list of arms.
 pub(super) const HEADINGS: [&str; 9] =
@@ -50,14 +51,6 @@ fn row(name: &str, measured: &Measured) -> Vec<String> {
 
 /// What stands below the numbers.
 pub(super) fn sections(report: &Report) -> Vec<(&'static str, Vec<String>)> {
-    let verdict = &report.verdict;
-    let validity = match verdict.valid {
-        true => "nothing speaks against these numbers".to_owned(),
-        false => format!("NOT VALID: {}", verdict.reasons.join("; ")),
-    };
-    let drift = verdict.control_drift.map(|drift| {
-        format!("the control changed by {:.1} % in {} runs", drift * 100.0, verdict.controls)
-    });
     let ratio =
         report.baseline.as_ref().map(|name| format!("ratios are to {name}, in the same rounds"));
     let measured =
@@ -72,7 +65,7 @@ pub(super) fn sections(report: &Report) -> Vec<(&'static str, Vec<String>)> {
         ("Measured", measured.into_iter().flatten().collect()),
         ("Prepared before the clock started", report.prepared.clone()),
         ("Not as asked", report.limitations.clone()),
-        ("Verdict", [validity].into_iter().chain(drift).chain(verdict.notes.clone()).collect()),
+        ("Verdict", judgement(&report.verdict)),
     ]
 }
 
@@ -80,6 +73,18 @@ pub(super) fn sections(report: &Report) -> Vec<(&'static str, Vec<String>)> {
 pub(super) fn absent(report: &Report) -> Vec<String> {
     let absent = report.arms.iter();
     absent.filter_map(|arm| Some(format!("{}: {}", arm.name, arm.absent.as_ref()?))).collect()
+}
+
+/// What is said about the numbers.
+pub(super) fn judgement(verdict: &Verdict) -> Vec<String> {
+    let validity = match verdict.valid {
+        true => "nothing speaks against these numbers".to_owned(),
+        false => format!("NOT VALID: {}", verdict.reasons.join("; ")),
+    };
+    let drift = verdict.control_drift.map(|drift| {
+        format!("the control changed by {:.1} % in {} runs", drift * 100.0, verdict.controls)
+    });
+    [validity].into_iter().chain(drift).chain(verdict.notes.clone()).collect()
 }
 
 /// What an arm's mean is made of, in words.
@@ -103,7 +108,7 @@ pub(super) fn failures<'r>(report: &'r Report) -> Vec<String> {
 }
 
 /// Cells under each other, the first column to the left.
-fn columns(rows: &[Vec<String>]) -> String {
+pub(super) fn columns(rows: &[Vec<String>]) -> String {
     let count = rows.first().map_or(0, Vec::len);
     let width = |column: usize| {
         let cells = rows.iter().filter_map(|row| row.get(column));

@@ -40,7 +40,9 @@ impl World {
             let mode = fs::Permissions::from_mode(0o755);
             fs::set_permissions(world.path("bin").join(name), mode).unwrap();
         }
-        world.add_image();
+        let mut tar = tar::Builder::new(vec![]);
+        add_file(&mut tar, "file", 0o644, b"hello");
+        world.add_image("box", tar);
         world
     }
 
@@ -49,12 +51,8 @@ impl World {
         self.directory.path().join(name)
     }
 
-    fn add_image(&self) {
-        let mut tar = tar::Builder::new(vec![]);
-        let mut header = tar::Header::new_gnu();
-        header.set_size(5);
-        header.set_mode(0o644);
-        tar.append_data(&mut header, "file", &b"hello"[..]).unwrap();
+    /// Adds an image with these files.
+    pub(crate) fn add_image(&self, name: &str, tar: tar::Builder<Vec<u8>>) {
         let tar = tar.into_inner().unwrap();
         let paths = StorePaths::new(self.path("data"));
         for directory in [paths.rootfs(), paths.records(), paths.temporary()] {
@@ -66,11 +64,13 @@ impl World {
         let file = File::options().create_new(true).read(true).write(true).open(path).unwrap();
         let layer = Layer { compressed: &tar[..], diff_id };
         let size = build([Ok(layer)], &Limits::default(), &file).unwrap().bytes;
-        let id: Digest = digest_of(b"configuration");
-        let config = ImageConfig { cmd: vec!["/file".to_owned()], ..ImageConfig::default() };
+        let id: Digest = digest_of(name.as_bytes());
+        let (architecture, os) = ("amd64".to_owned(), "linux".to_owned());
+        let cmd = vec!["/file".to_owned()];
+        let config = ImageConfig { cmd, architecture, os, ..ImageConfig::default() };
         let (created, blobs, version) = (None, vec![], Record::VERSION);
         let mut names = NewNames::default();
-        names.add(&"box".parse::<Reference>().unwrap());
+        names.add(&name.parse::<Reference>().unwrap());
         let record = Record { version, id, config, rootfs, size, created, blobs };
         Store::open(paths).unwrap().add(&record, &names).unwrap();
     }
@@ -98,6 +98,14 @@ impl World {
         assert!(output.status.success(), "{}: {said}", output.status);
         serde_json::from_slice(&output.stdout).unwrap()
     }
+}
+
+/// Adds a file to a layer.
+pub(crate) fn add_file(tar: &mut tar::Builder<Vec<u8>>, name: &str, mode: u32, content: &[u8]) {
+    let mut header = tar::Header::new_gnu();
+    header.set_size(content.len() as u64);
+    header.set_mode(mode);
+    tar.append_data(&mut header, name, content).unwrap();
 }
 
 /// The arm of this name in a report.
