@@ -66,8 +66,8 @@ svg .value{font-variant-numeric:tabular-nums}
 svg .name,svg .value{paint-order:stroke;stroke:var(--paper);stroke-width:4px;stroke-linejoin:round}
 svg .number{font-size:12px;font-weight:600}
 .grid{stroke:var(--rule);stroke-width:1}
-.dot{fill:var(--cloud);fill-opacity:.6}
-.interval{fill:var(--mark);fill-opacity:.85}
+.dot{fill:var(--mark);fill-opacity:.55}
+.interval{fill:var(--cloud);fill-opacity:.5}
 .median{stroke:var(--ink);stroke-width:2}
 .baseline{stroke:var(--soft);stroke-width:1;stroke-dasharray:3 4}
 .part{stroke:var(--paper);stroke-width:1}.slim{stroke:none}

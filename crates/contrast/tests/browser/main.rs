@@ -159,9 +159,15 @@ fn worst(report: &Value) -> Value {
         arm["phases"] = phases.iter().chain([&EVIL]).map(phase).collect();
         arm
     });
+    let mut arms: Vec<Value> = arms.collect();
+    arms[15]["interval"] = json!([-1.0, 1e308]);
+    arms[15]["samples"] = json!([1e308, 5e-324, -3.0, 0.0]);
+    arms[15]["phases"][0]["mean"] = json!(1e308);
+    arms[15]["others"][0]["p50"] = json!(-1e308);
     let mut absent = report["arms"][2].clone();
     absent["absent"] = "x".repeat(500).into();
-    report["arms"] = arms.chain([absent]).collect();
+    arms.push(absent);
+    report["arms"] = arms.into();
     report["title"] = format!("startup of {EVIL}").into();
     report["image"]["reference"] = EVIL.into();
     report["command"] = json!([EVIL, "y".repeat(300)]);

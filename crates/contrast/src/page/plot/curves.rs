@@ -2,7 +2,7 @@
 
 use super::axis::{Axis, Run, Unit};
 use super::svg::{Anchor, Point, SMALL, Svg, TEXT, shortened, width};
-use super::{About, Room, can_be_drawn, figure, time};
+use super::{About, Room, can_be_drawn, drawn, figure, time};
 
 /// A measured point of a curve.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -84,7 +84,7 @@ impl Plot {
             let at = |spot: &Spot| (self.x(spot.x), self.axis.place(spot.y));
             let points: Vec<Point> = curve.spots.iter().map(at).collect();
             for spot in &curve.spots {
-                if let Some([low, high]) = spot.interval {
+                if let Some([low, high]) = drawn(spot.interval) {
                     let x = self.x(spot.x);
                     let (low, high) = (self.axis.place(low), self.axis.place(high));
                     svg.line((x, low), (x, high), &class);
@@ -149,7 +149,7 @@ impl Plot {
 }
 
 fn values(curves: &[Curve]) -> Vec<f64> {
-    let of = |spot: &Spot| [spot.y].into_iter().chain(spot.interval.unwrap_or([spot.y; 2]));
+    let of = |spot: &Spot| [spot.y].into_iter().chain(drawn(spot.interval).unwrap_or([spot.y; 2]));
     let all = curves.iter().flat_map(|curve| curve.spots.iter().flat_map(of));
     all.filter(|value| can_be_drawn(*value)).collect()
 }

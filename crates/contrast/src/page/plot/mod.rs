@@ -72,9 +72,14 @@ pub fn time(ms: f64) -> String {
     }
 }
 
-/// Whether a value has a place on an axis.
+/// Whether a value has a place on an axis: nothing that was measured has not, but a report may be written by hand.
 fn can_be_drawn(value: f64) -> bool {
-    value.is_finite() && value >= 0.0
+    value == 0.0 || (1e-9..=1e15).contains(&value)
+}
+
+/// An interval, if both of its ends have a place.
+fn drawn(interval: Option<[f64; 2]>) -> Option<[f64; 2]> {
+    interval.filter(|ends| ends.iter().all(|end| can_be_drawn(*end)))
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use super::rows::{Label, Rows, times};
 use super::svg::Svg;
-use super::{About, Room, can_be_drawn, figure, time};
+use super::{About, Room, can_be_drawn, drawn, figure, time};
 
 /// The times of one row, in milliseconds.
 #[derive(Debug, Clone, PartialEq)]
@@ -38,22 +38,22 @@ fn draw(room: Room, strips: &[&Strip]) -> Svg {
     let label = |strip: &&Strip| Label { name: strip.name.clone(), value: time(strip.median) };
     let labels: Vec<_> = strips.iter().map(label).collect();
     let ends = |strip: &&Strip| {
-        [strip.median].into_iter().chain(strip.interval.unwrap_or([strip.median; 2]))
+        [strip.median].into_iter().chain(drawn(strip.interval).unwrap_or([strip.median; 2]))
     };
     let values = strips.iter().flat_map(|strip| ends(strip).chain(strip.samples.iter().copied()));
     let values: Vec<f64> = values.filter(|value| can_be_drawn(*value)).collect();
     let mut rows = Rows::new(room, &labels, "", times(&values));
     for (index, strip) in strips.iter().enumerate() {
         let middle = rows.middle(index);
+        if let Some([low, high]) = drawn(strip.interval) {
+            let (low, high) = (rows.axis.place(low), rows.axis.place(high));
+            let tip = format!("{}: 95 % interval of the median", strip.name);
+            let size = ((high - low).max(1.0), 14.0);
+            rows.svg.rect((low, middle - 7.0), size, "interval", &tip);
+        }
         for (number, sample) in dots(&strip.samples).into_iter().enumerate() {
             let at = (rows.axis.place(sample), middle + SPREAD * jitter(number));
             rows.svg.dot(at, 2.2, "dot");
-        }
-        if let Some([low, high]) = strip.interval {
-            let (low, high) = (rows.axis.place(low), rows.axis.place(high));
-            let tip = format!("{}: 95 % interval of the median", strip.name);
-            let size = ((high - low).max(1.0), 8.0);
-            rows.svg.rect((low, middle - 4.0), size, "interval", &tip);
         }
         let x = rows.axis.place(strip.median);
         rows.svg.line((x, middle - 11.0), (x, middle + 11.0), "median");
