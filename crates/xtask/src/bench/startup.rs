@@ -16,7 +16,7 @@ use super::Context;
 use super::figure::{Figure, Goal, Unit};
 use super::place::{Place, VMM};
 use super::record::{Arm, Records};
-use crate::artifacts;
+use crate::artifacts::{self, FLAVOURS};
 use crate::cache::Cache;
 use crate::host::init::ARTIFACTS;
 use crate::host::{self, Job};
@@ -76,7 +76,7 @@ fn measure(context: &Context) -> Result<String> {
     let words = ["--runs", &runs, "--parallel", PARALLEL, "--timeout", RUN_TIMEOUT];
     job.command.extend(words.iter().chain(&IMAGE).map(Into::into));
     let importer = programs.path(store::IMPORTER)?;
-    job.artifacts = Some(artifacts::disk(&cache, &artifacts::guest(&cache, &["container"])?)?);
+    job.artifacts = Some(artifacts::disk(&cache, &artifacts::guest(&cache, FLAVOURS)?)?);
     job.store = Some(store::disk(&cache, importer)?);
     let kernel = Path::new(ARTIFACTS).join("kernels/container/vmlinux");
     job.environment.push(("VMM_KERNEL".into(), kernel.display().to_string()));

@@ -16,6 +16,7 @@ use rustix::mount::{MountFlags, mount, mount_move};
 use rustix::system::{RebootCommand, reboot};
 
 use super::payload::Payload;
+use crate::artifacts::FLAVOURS;
 
 /// Where the program lies in the initial RAM file system, and how it knows its role.
 pub(crate) const PATH: &str = "/host-init";
@@ -31,6 +32,9 @@ pub(crate) const ARTIFACTS: &str = "/srv/vmm";
 
 /// Where `vmm` keeps the images and containers of root.
 const STORE: &str = "/var/lib/vmm";
+
+/// Where programs of ours look for what was installed with them.
+const INSTALLED: &str = "/usr/local/lib/vmm";
 
 const ROOT_DISK: &str = "/dev/vda";
 const JOB_DISK: &str = "/dev/vdb";
@@ -103,7 +107,7 @@ fn settle_in() -> Result<()> {
     fs::create_dir_all(ARTIFACTS)?;
     mount_if_present(ARTIFACTS_DISK, ARTIFACTS, MountFlags::RDONLY)?;
     mount_if_present(STORE_DISK, STORE, MountFlags::NOATIME)?;
-    install_kernel()?;
+    install_kernels()?;
     rustix::system::sethostname(b"vmm-host")?;
     let lo = std::process::Command::new("/sbin/ip").args(["link", "set", "lo", "up"]).status()?;
     if !lo.success() {
@@ -112,20 +116,23 @@ fn settle_in() -> Result<()> {
     Ok(())
 }
 
-/// Puts the kernel for containers where a package would.
-fn install_kernel() -> Result<()> {
-    const INSTALLED: &str = "/usr/local/lib/vmm/vmlinux-container";
-    let built = Path::new(ARTIFACTS).join("kernels/container/vmlinux");
-    if !built.exists() {
-        return Ok(());
-    }
-    fs::create_dir_all("/usr/local/lib/vmm")?;
-    match symlink(built, INSTALLED) {
-        Err(e) if e.kind() != ErrorKind::AlreadyExists => {
-            Err(e).with_context(|| format!("make {INSTALLED}"))
+/// Puts the kernels where a package would.
+fn install_kernels() -> Result<()> {
+    for flavour in FLAVOURS {
+        let built = Path::new(ARTIFACTS).join(format!("kernels/{flavour}/vmlinux"));
+        if !built.exists() {
+            continue;
         }
-        _ => Ok(()),
+        fs::create_dir_all(INSTALLED)?;
+        let place = Path::new(INSTALLED).join(format!("vmlinux-{flavour}"));
+        match symlink(built, &place) {
+            Err(e) if e.kind() != ErrorKind::AlreadyExists => {
+                return Err(e).with_context(|| format!("make {}", place.display()));
+            }
+            _ => {}
+        }
     }
+    Ok(())
 }
 
 fn mount_if_present(disk: &str, target: &str, flags: MountFlags) -> Result<()> {
