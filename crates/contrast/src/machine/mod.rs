@@ -33,8 +33,10 @@ const INIT: &str = "vmm-init";
 /// What every guest is told: where to print, that only failures are worth printing, and to restart after a panic,
 /// which ends the machine.
 const CMDLINE: &str = "console=ttyS0 quiet panic=-1";
-/// Bytes of an unpacked image that have room in the initial RAM file system: it is in memory twice for a while.
-const MOST_IN_MEMORY: u64 = MEMORY_MIB << 18;
+/// One in so many bytes of memory is for an image in the initial RAM file system: it is there twice for a while.
+const SHARE: u64 = 4;
+/// MiB that memory comes in with our own monitor.
+const STEP_MIB: u64 = 2;
 
 /// Why there is no guest.
 #[derive(Debug, thiserror::Error)]
@@ -56,8 +58,10 @@ pub enum GuestError {
         source: io::Error,
     },
     /// The image would not leave enough memory.
-    #[error("the unpacked image has more than {} MiB, which is too much for an initial RAM file system", MOST_IN_MEMORY >> 20)]
-    Large,
+    #[error(
+        "the unpacked image has more than {0} MiB, which is too much for an initial RAM file system"
+    )]
+    Large(u64),
 }
 
 /// Where the guest finds the image.
@@ -99,19 +103,20 @@ impl Guest {
         let kernel = kernel.ok_or(GuestError::NoKernel)?;
         let init = find_program(INIT)?;
         let initrd = directory.join("initrd.cpio");
+        let memory = workload.memory.map_or(MEMORY_MIB, |bytes| bytes.div_ceil(1 << 20));
+        let memory = memory.next_multiple_of(STEP_MIB);
         let disk = (place == Place::Disk).then(|| workload.disk.clone());
         let image = (place == Place::Memory).then_some(&*workload.rootfs);
         let failed = |source| GuestError::File { path: initrd.clone(), source };
         if let Some(image) = image
-            && archive::size(image).map_err(failed)? > MOST_IN_MEMORY
+            && archive::size(image).map_err(failed)? > (memory / SHARE).saturating_mul(1 << 20)
         {
-            return Err(GuestError::Large);
+            return Err(GuestError::Large(memory / SHARE));
         }
         fs::create_dir_all(directory).map_err(failed)?;
         let order = Order::of(workload);
         write_initrd(&initrd, &init, &order, image).map_err(failed)?;
         let (directory, secret) = (directory.to_owned(), RandomState::new());
-        let memory = workload.memory.map_or(MEMORY_MIB, |bytes| bytes.div_ceil(1 << 20));
         Ok(Self { kernel, initrd, disk, memory, directory, secret })
     }
 
