@@ -64,7 +64,8 @@ fn failure(script: &str) -> String {
 
 #[test]
 fn every_monitor_is_measured_by_what_its_guest_tells() {
-    let script = "echo noise; tell b; sleep 0.05; tell r; tell x; sleep 0.05; echo hello; tell e0; echo more";
+    let script =
+        "echo noise; tell b; sleep 0.2; tell r; tell x; sleep 0.2; echo hello; tell e0; echo more";
     let world = Machines::new(script);
     let arms = "runc,qemu-microvm,firecracker,cloud-hypervisor";
     let report = world.report(arms, &["--runs", "3", "--parallel", "1,2"]);
