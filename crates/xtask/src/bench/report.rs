@@ -135,7 +135,9 @@ fn measured(figures: &[Figure], records: &Records) -> String {
     for figure in sampled(figures) {
         line(&markdown_row(&spread(figure)));
     }
-    line(&format!("\n{}", records.appendix()));
+    if !records.appendix().is_empty() {
+        line(&format!("\n{}", records.appendix().trim_end()));
+    }
     let commands: Vec<_> = records.commands().map(command_line).collect();
     if !commands.is_empty() {
         line(&format!("\n```text\n{}\n```\n", commands.join("\n\n")));
