@@ -145,12 +145,13 @@ impl<'a> Running<'a> {
 
 impl Drop for Running<'_> {
     fn drop(&mut self) {
-        self.arm.clean(&self.instance);
+        // First, lest it goes on making what is to be removed.
         if let Some(mut child) = self.child.take() {
             // All of it may have ended already.
             let _ = kill_process_group(Pid::from_child(&child), Signal::KILL);
             let _ = child.wait();
         }
+        self.arm.clean(&self.instance);
     }
 }
 

@@ -24,7 +24,7 @@ const fn probed(
 ) -> Probed {
     let absent = match word.as_bytes() {
         b"io" => "no file can be made, or not be used so, where it begins",
-        b"loopback" => "it has no loopback interface",
+        b"loopback" => "its loopback interface is not there, or not up",
         b"stream" => {
             "it has no way to its host: it has no network, or one with nothing but its loopback interface"
         }
