@@ -11,7 +11,7 @@ use crate::measure::{fastest_of, nanos};
 use crate::storage::rate;
 
 /// Bytes of a stream.
-const BYTES: usize = 16 << 20;
+const BYTES: usize = 4 << 20;
 /// Bytes of a piece.
 const PIECE: usize = 128 << 10;
 /// Bytes there and back in a round.

@@ -88,7 +88,8 @@ fn one_probe_measures_within_containers_and_machines() {
     let words = ["--arms", ARMS, "--runs", "1", "--warm-ups", "0", "--format", "json", "busybox"];
     let cpu = bench(&world, &[&["cpu"], &words[..]].concat());
     connect_host();
-    let io = bench(&world, &[&["io", "--listen", "192.0.2.1"], &words[..]].concat());
+    let io =
+        bench(&world, &[&["io", "--listen", "192.0.2.1", "--timeout", "200"], &words[..]].concat());
     for begin in ["TCP stream to its host", "byte there and back by TCP to its host"] {
         assert!(figure(&io, "vmm", begin).expect(begin) > 0.0, "{begin}");
         assert_eq!(figure(&io, "runc", begin), None, "{begin}");
