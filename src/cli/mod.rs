@@ -15,6 +15,7 @@ mod table;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
+use std::time::Instant;
 
 use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
@@ -149,10 +150,10 @@ pub fn command() -> clap::Command {
 /// Runs the command that `args` (the program's name first) ask for, prints its error if it has
 /// one, and returns the exit status.
 pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let began = Moment::now();
+    let began = Instant::now();
     let args: Vec<OsString> = args.into_iter().collect();
     inherited::hear_of_children();
-    // Where there is no /proc, hardly anything can be started.
+    // Where neither the kernel nor /proc does that, hardly anything can be started.
     let _: Result<_, _> = inherited::keep_files();
     if let Some(hidden) = container::hidden(&args) {
         log::LogArgs::default().install();
@@ -197,7 +198,10 @@ fn parse_part(args: &[OsString]) -> Option<Cli> {
             (Command::Run(line), log)
         }
         b"exec" => {
-            let (args, log) = parse_alone(rest, clap::Command::new("exec"))?;
+            let (args, log) = match container::ExecArgs::without_flags(rest.get(1..)?) {
+                Some(args) => (args, log::LogArgs::default()),
+                None => parse_alone(rest, clap::Command::new("exec"))?,
+            };
             (Command::Container(container::Command::Exec(Box::new(args))), log)
         }
         _ => return None,
@@ -232,12 +236,14 @@ fn is_about_containers(name: &str) -> bool {
     name != "doctor"
 }
 
-fn dispatch(cli: Cli, began: Moment) -> anyhow::Result<Exit> {
+fn dispatch(cli: Cli, began: Instant) -> anyhow::Result<Exit> {
     let Flags { boot, log } = cli.flags;
     log.install();
     match cli.command {
         Some(Command::Doctor(args)) => doctor::run(&args),
-        Some(Command::Run(line)) => Ok(of_command(container::run(*line.options, began))),
+        Some(Command::Run(line)) => {
+            Ok(of_command(container::run(*line.options, Moment::of(began))))
+        }
         Some(Command::Container(command)) => Ok(of_command(command.run())),
         Some(Command::Pull(args)) => Ok(of_command(images::pull(args))),
         Some(Command::Images(args)) => Ok(of_command(images::list(&args))),
@@ -297,6 +303,10 @@ mod tests {
             "vmm exec one --log-level debug",
             "vmm exec --log-level debug one ls",
             "vmm exec one --help",
+            "vmm exec one true",
+            "vmm exec one -- ls -- -l",
+            "vmm exec -- one ls",
+            "vmm exec -  ls",
             "vmm run image --help",
             "vmm run image --rm",
             "vmm exec one",

@@ -3,10 +3,12 @@
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, Timespec, poll};
-use vmm_protocol::{Request, SESSION_PORT, Start, push_message};
+use rustix::net::{RecvFlags, recv};
+use vmm_protocol::{Request, SESSION_PORT, push_message};
 
 use super::link::{Link, broken};
 use super::machine::VSOCK;
@@ -120,35 +122,80 @@ pub fn attach(container: &Container, input: bool) -> io::Result<UnixStream> {
     Ok(socket)
 }
 
-/// Has the agent of a container start a further process.
-///
-/// # Errors
-/// Its guest does not answer.
-pub fn exec(container: &Container, start: Start) -> io::Result<UnixStream> {
-    session(container, &Request::Start(Box::new(start)))
-}
-
 /// A session with the agent that begins with `request`.
 ///
 /// # Errors
 /// Its guest does not answer.
 pub fn session(container: &Container, request: &Request) -> io::Result<UnixStream> {
-    use io::{Read, Write};
-    /// The longest answer of the monitor, `OK 4294967295`, and more.
-    const MAX_ANSWER: usize = 32;
-    let mut socket = UnixStream::connect(container.socket(VSOCK))?;
+    let mut frame = vec![];
+    push_message(&mut frame, request).map_err(io::Error::other)?;
+    session_in(container.sockets(), &frame)
+}
+
+/// A session with the agent of the container whose sockets are in `directory`, which begins with `frame`.
+///
+/// # Errors
+/// Its guest does not answer.
+pub fn session_in(directory: &Path, frame: &[u8]) -> io::Result<UnixStream> {
+    let mut socket = UnixStream::connect(directory.join(VSOCK))?;
     // At once: the monitor passes on what follows the line when it has made the connection.
-    let mut words = format!("CONNECT {SESSION_PORT}\n").into_bytes();
-    push_message(&mut words, request).map_err(io::Error::other)?;
-    socket.write_all(&words)?;
-    let mut answer = vec![];
-    let mut byte = [0];
-    while byte != *b"\n" {
-        socket.read_exact(&mut byte)?;
-        answer.extend_from_slice(&byte);
-        if answer.len() > MAX_ANSWER {
-            return Err(io::ErrorKind::InvalidData.into());
+    let line = format!("CONNECT {SESSION_PORT}\n");
+    io::Write::write_all(&mut socket, &[line.as_bytes(), frame].concat())?;
+    skip_answer(&mut socket)?;
+    Ok(socket)
+}
+
+/// Reads the line by which the monitor says that the guest answers, and nothing behind it.
+fn skip_answer(socket: &mut UnixStream) -> io::Result<()> {
+    /// The longest answer, `OK 4294967295`, and more.
+    const MAX_ANSWER: usize = 32;
+    let mut rest = MAX_ANSWER;
+    while rest > 0 {
+        let mut bytes = [0; MAX_ANSWER];
+        let seen = bytes.get_mut(..rest).unwrap_or_default();
+        let (count, _) = recv(&*socket, &mut *seen, RecvFlags::PEEK)?;
+        let end = seen.iter().take(count).position(|byte| *byte == b'\n');
+        let taken =
+            seen.get_mut(..end.map_or(count, |at| at.saturating_add(1))).unwrap_or_default();
+        io::Read::read_exact(socket, taken)?;
+        match end {
+            Some(_) => return Ok(()),
+            None if count == 0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            None => rest = rest.saturating_sub(count),
         }
     }
-    Ok(socket)
+    Err(io::ErrorKind::InvalidData.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+
+    use super::*;
+
+    /// What is left of `said` behind the answer of the monitor.
+    fn left(said: &[&[u8]]) -> Result<Vec<u8>, io::ErrorKind> {
+        let (mut ours, mut theirs) = UnixStream::pair().expect("pair");
+        let said: Vec<_> = said.iter().map(|part| part.to_vec()).collect();
+        let speaker = std::thread::spawn(move || {
+            for part in said {
+                theirs.write_all(&part).expect("heard");
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        });
+        let skipped = skip_answer(&mut ours).map_err(|e| e.kind());
+        speaker.join().expect("said all");
+        skipped?;
+        let mut rest = vec![];
+        ours.read_to_end(&mut rest).expect("closed");
+        Ok(rest)
+    }
+
+    #[test]
+    fn nothing_behind_the_answer_is_read_with_it() {
+        assert_eq!(left(&[b"OK 1\nframe\nx"]), Ok(b"frame\nx".to_vec()));
+        assert_eq!(left(&[b"OK 107374", b"1824", b"\n", b"x"]), Ok(b"x".to_vec()));
+        assert_eq!(left(&[b"OK 1"]), Err(io::ErrorKind::UnexpectedEof));
+        assert_eq!(left(&[&[b'x'; 40]]), Err(io::ErrorKind::InvalidData));
+    }
 }

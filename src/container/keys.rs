@@ -8,6 +8,13 @@ use super::nouns::NounError;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DetachKeys(Vec<u8>);
 
+impl Default for DetachKeys {
+    /// `ctrl-p,ctrl-q`.
+    fn default() -> Self {
+        Self(vec![0x10, 0x11])
+    }
+}
+
 impl FromStr for DetachKeys {
     type Err = NounError;
 

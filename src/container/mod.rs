@@ -44,7 +44,7 @@ pub use nouns::{PortMapping, Signal};
 pub use options::{RunOptions, TimingForm};
 pub use paths::{Paths, make_private};
 pub use spawn::start;
-pub use spec::{Sources, Spec, sendable};
+pub use spec::{Sources, Spec, framed};
 pub use state::{Container, Containers, Lock, Status};
 
 /// Why a container cannot be made, found or looked after.

@@ -81,10 +81,16 @@ impl FromStr for EnvEntry {
 impl EnvEntry {
     /// Sets the variable in `variables`, or removes it where it has no value here either.
     pub fn apply(&self, variables: &mut Environment) {
-        match self.value.clone().or_else(|| env::var(&self.name).ok()) {
-            Some(value) => variables.set(&self.name, &value),
-            None => variables.remove(&self.name),
+        match self.clone().told() {
+            (name, Some(value)) => variables.set(&name, &value),
+            (name, None) => variables.remove(&name),
         }
+    }
+
+    /// The variable, and its value if it has one.
+    pub fn told(self) -> (String, Option<String>) {
+        let value = self.value.or_else(|| env::var(&self.name).ok());
+        (self.name, value)
     }
 
     /// The entries of a file: a line each; empty ones and those beginning with `#` say nothing.

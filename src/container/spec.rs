@@ -157,15 +157,20 @@ fn start(
 }
 
 /// What describes a process, if the agent can be told.
+fn sendable(start: Start) -> Result<Start, ContainerError> {
+    framed(&Request::Start(Box::new(start.clone()))).map(|_| start)
+}
+
+/// A request to the agent that describes a process, as it is sent.
 ///
 /// # Errors
 /// It is too long.
-pub fn sendable(start: Start) -> Result<Start, ContainerError> {
-    let request = Request::Start(Box::new(start.clone()));
-    match push_message(&mut vec![], &request) {
+pub fn framed(request: &Request) -> Result<Vec<u8>, ContainerError> {
+    let mut frame = vec![];
+    match push_message(&mut frame, request) {
         Err(FrameError::Length { len, .. }) => Err(ContainerError::TooLong { bytes: len }),
-        // Nothing else makes it fail: it is told again when it is sent.
-        _ => Ok(start),
+        // Nothing else makes it fail: these are words and numbers.
+        _ => Ok(frame),
     }
 }
 

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! DATA/containers/lock        held while names are given out
-//! DATA/containers/ID/lock     held by the keeper: whoever gets it knows that there is none
+//! DATA/containers/ID/lock     held by the keeper: whoever gets it knows that there is none; its text is the name
 //! DATA/containers/ID/spec     what was asked for, written once
 //! DATA/containers/ID/status   what became of it, replaced as a whole
 //! DATA/containers/ID/cgroup   control group, noted before it is made
@@ -28,6 +28,8 @@ use super::cgroup;
 use super::clock::Timestamp;
 use super::paths::make_private;
 use super::{ContainerError, Id, Paths, Spec};
+
+mod find;
 
 /// Largest file of ours that is read back.
 const MAX_RECORD: u64 = 4 << 20;
@@ -89,6 +91,11 @@ impl Lock {
     /// The descriptor, for a child to inherit.
     pub fn into_fd(self) -> OwnedFd {
         self.0
+    }
+
+    /// Says whose lock it is, for those who look for somebody. Where that cannot be written, they look closer.
+    fn write(&self, text: &str) {
+        let _ = rustix::io::write(&self.0, text.as_bytes());
     }
 
     /// The lock `file`, unless somebody has it.
@@ -159,6 +166,11 @@ impl Container {
     /// A socket of the container.
     pub fn socket(&self, name: &str) -> PathBuf {
         self.runtime.join(name)
+    }
+
+    /// The directory of its sockets.
+    pub fn sockets(&self) -> &Path {
+        &self.runtime
     }
 
     /// What became of it. Where a power cut took the answer, it counts as just created.
@@ -297,6 +309,7 @@ impl Containers {
 
     fn fill(&self, container: &Container) -> Result<Lock, ContainerError> {
         let lock = Lock::wait(&container.file(LOCK))?;
+        lock.write(container.spec.name.as_str());
         make_private(&container.runtime)?;
         write_json(&container.directory, SPEC, &container.spec)?;
         Ok(lock)
@@ -316,24 +329,6 @@ impl Containers {
         }
         found.sort_by_key(|(container, _)| container.spec.created);
         Ok(found)
-    }
-
-    /// The container called `key`: its name, its identifier or the beginning of that.
-    ///
-    /// # Errors
-    /// There is none, or several begin so.
-    pub fn find(&self, key: &str) -> Result<(Container, Status), ContainerError> {
-        let mut all = self.list()?;
-        if let Some(at) = all.iter().position(|(c, _)| c.spec.name.as_str() == key) {
-            return Ok(all.swap_remove(at));
-        }
-        let is_prefix = |c: &Container| !key.is_empty() && c.spec.id.as_str().starts_with(key);
-        let mut matching = all.into_iter().filter(|(c, _)| is_prefix(c));
-        match (matching.next(), matching.next()) {
-            (Some(one), None) => Ok(one),
-            (None, _) => Err(ContainerError::NoSuch(key.to_owned())),
-            (Some(_), Some(_)) => Err(ContainerError::Ambiguous(key.to_owned())),
-        }
     }
 
     /// The container with this whole identifier, as it is.
@@ -396,7 +391,7 @@ impl Containers {
     }
 
     fn entry(&self, id: &Id) -> Result<Option<Container>, ContainerError> {
-        let spec = read_json::<Spec>(&self.paths.containers().join(id.as_str()).join(SPEC))?;
+        let spec = read_json::<Spec>(&self.directory(id).join(SPEC))?;
         Ok(spec.filter(|spec| spec.id == *id).map(|spec| self.container(spec)))
     }
 
@@ -405,7 +400,7 @@ impl Containers {
     fn remove_halves(&self) -> Result<(), ContainerError> {
         let _names = self.lock_names()?;
         for id in self.directories()? {
-            let directory = self.paths.containers().join(id.as_str());
+            let directory = self.directory(&id);
             // What another version of this program has written is JSON as well.
             if read_json::<IgnoredAny>(&directory.join(SPEC))?.is_some() {
                 continue;
@@ -417,7 +412,7 @@ impl Containers {
                 Err(error) if is_gone(&error) => None,
                 Err(error) => return Err(error),
             };
-            remove_tree(&self.paths.runtime.join(id.short()))?;
+            remove_tree(&self.runtime(&id))?;
             remove_directory(&directory)?;
         }
         Ok(())
@@ -435,9 +430,15 @@ impl Containers {
     }
 
     fn container(&self, spec: Spec) -> Container {
-        let directory = self.paths.containers().join(spec.id.as_str());
-        let runtime = self.paths.runtime.join(spec.id.short());
-        Container { directory, runtime, spec }
+        Container { directory: self.directory(&spec.id), runtime: self.runtime(&spec.id), spec }
+    }
+
+    fn directory(&self, id: &Id) -> PathBuf {
+        self.paths.containers().join(id.as_str())
+    }
+
+    fn runtime(&self, id: &Id) -> PathBuf {
+        self.paths.runtime.join(id.short())
     }
 
     fn lock_names(&self) -> Result<Lock, ContainerError> {

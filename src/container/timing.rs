@@ -1,6 +1,6 @@
 //! How long the steps of a container's life took.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
@@ -16,6 +16,11 @@ impl Moment {
         let now = clock_gettime(ClockId::Monotonic);
         let part = |value: i64| u64::try_from(value).unwrap_or(0);
         Self(part(now.tv_sec).saturating_mul(1_000_000).saturating_add(part(now.tv_nsec) / 1000))
+    }
+
+    /// When `instant` was.
+    pub fn of(instant: Instant) -> Self {
+        Self::now().before(u64::try_from(instant.elapsed().as_micros()).unwrap_or(0))
     }
 
     /// So many microseconds earlier.

@@ -44,8 +44,8 @@ pub(crate) struct Agent {
     oom_kills: u64,
     sessions: BTreeMap<u64, Session>,
     next_session: u64,
-    /// The first process was started.
-    begun: bool,
+    /// What the first process was started with, once it was.
+    begun: Option<Start>,
     /// The mounts of the first process: its end does not wait until all of them are undone.
     pub(crate) mounts: Option<File>,
     scratch: Vec<u8>,
@@ -69,7 +69,7 @@ impl Agent {
             oom_kills: 0,
             sessions: BTreeMap::new(),
             next_session: 0,
-            begun: false,
+            begun: None,
             mounts: None,
             scratch: vec![0; MAX_DATA],
         }
@@ -191,6 +191,12 @@ impl Agent {
                 while let Some(input) = session.next() {
                     match input {
                         Input::Request(Request::Start(start)) => self.start(&mut session, &start),
+                        Input::Request(Request::Exec(further)) => {
+                            // Without a first process there is none to be like, which is said then.
+                            let none = Start::default();
+                            let start = further.start(self.begun.as_ref().unwrap_or(&none));
+                            self.start(&mut session, &start);
+                        }
                         Input::Request(
                             request @ (Request::Stat { .. }
                             | Request::CopyOut { .. }
@@ -227,10 +233,12 @@ impl Agent {
     fn try_start(&mut self, start: &Start) -> Result<Process, Failure> {
         let failure = |what: &str| Failure::new(Refusal::Other, what);
         match start.role {
-            Role::Init if self.begun => Err(failure("the container has its first process already")),
+            Role::Init if self.begun.is_some() => {
+                Err(failure("the container has its first process already"))
+            }
             Role::Init => {
                 let process = Process::start(start, &self.container, None)?;
-                self.begun = true;
+                self.begun = Some(start.clone());
                 let pid = process.child.pid.as_raw_nonzero();
                 self.mounts = File::open(format!("/proc/{pid}/ns/mnt")).ok();
                 Ok(process)

@@ -20,7 +20,7 @@ pub(crate) fn divide(terminal: bool) -> io::Result<()> {
             if terminal {
                 tcsetpgrp(rustix::stdio::stdin(), getpid())?;
             }
-            process::reset_signals();
+            process::reset_signals([]);
             Ok(())
         }
         Forked::Parent(child) => {

@@ -5,7 +5,7 @@
 //!
 //! - [`setup`]: the agent's own root, then the container's file systems, [`cgroup`] and [`network`].
 //! - [`agent`]: the event loop. [`session`]: one connection, about one [`process`] or [`copy`].
-//! - [`spawn`]: from a fork to the program, with [`mounts`], [`user`], [`caps`] and [`seccomp`].
+//! - [`spawn`]: from a fork to the program, with [`mounts`], [`user`] and [`caps`].
 //!
 //! The container is hostile, and so is its image. It runs in namespaces of its own without any mount of
 //! the agent, may use docker's devices only ([`vmm_sandbox::devices`]), and cannot make a socket to the host
@@ -98,6 +98,8 @@ fn prepare(
     let Some(setup) = order(control)? else { return Ok(None) };
     stamps.push(stamp("ordered"));
     let container = setup::container(setup, &mut stamps)?;
+    // All sockets of this kind are there. What the agent starts from here on makes none either.
+    seccomp::install().context("install the filter of system calls")?;
     let children = sys::child_signals().context("watch children")?;
     control.say(&Notice::Ready { stamps });
     control.flush();

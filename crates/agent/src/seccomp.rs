@@ -1,5 +1,8 @@
 //! Keeps the container away from the host's sockets: of its processes none can make one of
 //! AF_VSOCK.
+//!
+//! The agent puts the filter on itself, once it has its own sockets, and everything it starts inherits it: the
+//! kernel compiles a filter and tries it on every system call there is, which takes longer than many a program.
 
 // UNSAFETY: no safe interface installs a filter.
 #![expect(unsafe_code)]

@@ -1,7 +1,7 @@
 //! From a fork of the agent to the program: what happens in between, in this order.
 //!
-//! Namespaces and mounts; terminal and standard streams; user, looked up in the image; limits; the
-//! filter of system calls, which needs rights; capabilities and user; the program.
+//! Namespaces and mounts; terminal and standard streams; user, looked up in the image; limits;
+//! capabilities and user; the program. The filter of system calls is the agent's own.
 //!
 //! A further process comes into a container that is hostile already. What is done with the agent's rights is
 //! done by a process that the container cannot see, and only the one that becomes the program is made among
@@ -32,7 +32,7 @@ use vmm_sandbox::process::{self, Forked, Words};
 use crate::clock::uptime_us;
 use crate::error::{Context, Failure};
 use crate::user::User;
-use crate::{caps, init, mounts, seccomp, user};
+use crate::{caps, init, mounts, user};
 
 /// Where a program is looked for when the environment says nothing, as under docker.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -91,12 +91,12 @@ fn try_run(mut plan: Plan<'_>) -> Result<(), Failure> {
     limits(start)?;
     let env = environment(start, plan.setup, &user);
     drop(terminal);
-    seccomp::install().context("install the filter of system calls")?;
     become_user(start, &user)?;
     umask(Mode::from_bits_retain(u32::from(start.umask)));
     let path = program(start, &env)?;
     let (args, env) = (Words::new(strings(&start.args)?), Words::new(strings(&env)?));
-    process::reset_signals();
+    // The kernel ignores none for its first process, the standard library this one.
+    process::reset_signals([libc::SIGPIPE]);
     let _until_begun = match start.role {
         Role::Init => None,
         Role::Exec => Some(appear(&plan.report).context("make a process of the container")?),

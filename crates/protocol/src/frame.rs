@@ -15,7 +15,8 @@ pub const MAX_DATA: usize = 64 << 10;
 /// The longest payload of a message.
 pub const MAX_MESSAGE: usize = 256 << 10;
 
-/// Bytes that [`FrameReader::fill_from`] takes at a time.
+/// Bytes that [`FrameReader::fill_from`] takes at a time: at first, and when so much keeps coming.
+const FIRST_READ: usize = 4 << 10;
 const READ: usize = 64 << 10;
 
 /// What a frame carries.
@@ -111,11 +112,19 @@ impl Frame<'_> {
 ///
 /// Between calls of [`FrameReader::next`] that return `None` it holds one frame at most, and what was
 /// fed last: 320 KiB when fed by [`FrameReader::fill_from`].
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct FrameReader {
     bytes: Vec<u8>,
     /// Bytes at the front that were handed out.
     taken: usize,
+    /// Bytes to ask for next: most connections carry a few messages, for which room would be made and cleared.
+    step: usize,
+}
+
+impl Default for FrameReader {
+    fn default() -> Self {
+        Self { bytes: vec![], taken: 0, step: FIRST_READ }
+    }
 }
 
 impl FrameReader {
@@ -137,10 +146,13 @@ impl FrameReader {
     pub fn fill_from(&mut self, source: &mut impl Read) -> io::Result<usize> {
         self.discard_taken();
         let before = self.bytes.len();
-        self.bytes.resize(before.saturating_add(READ), 0);
+        self.bytes.resize(before.saturating_add(self.step), 0);
         let result = source.read(self.bytes.get_mut(before..).unwrap_or_default());
         let read = *result.as_ref().unwrap_or(&0);
         self.bytes.truncate(before.saturating_add(read));
+        if read == self.step {
+            self.step = self.step.saturating_mul(2).min(READ);
+        }
         result
     }
 

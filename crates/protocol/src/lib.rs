@@ -9,7 +9,7 @@
 //!   surroundings and says [`Notice::Ready`] or [`Notice::Failed`]. Later orders are
 //!   [`Order::Stats`], [`Order::Processes`] and [`Order::Shutdown`].
 //! - *Sessions*: the host connects to [`SESSION_PORT`] of the guest, once for each process or copy.
-//!   Its first message is [`Request::Start`], [`Request::Stat`], [`Request::CopyOut`] or
+//!   Its first message is [`Request::Start`], [`Request::Exec`], [`Request::Stat`], [`Request::CopyOut`] or
 //!   [`Request::CopyIn`].
 //!
 //! A session of a process: the agent answers [`Reply::Started`] or [`Reply::Refused`]. Then
@@ -37,8 +37,8 @@ pub use frame::{
     push_message,
 };
 pub use message::{
-    Address, CAPABILITIES, DEFAULT_CAPABILITIES, Exit, FileKind, Network, Notice, Order, PathStat,
-    Process, Refusal, Reply, Request, Rlimit, Role, Setup, Stamp, Start, Stats, Status,
+    Address, CAPABILITIES, DEFAULT_CAPABILITIES, Exit, FileKind, Further, Network, Notice, Order,
+    PathStat, Process, Refusal, Reply, Request, Rlimit, Role, Setup, Stamp, Start, Stats, Status,
     TerminalSize, Tmpfs, printable,
 };
 

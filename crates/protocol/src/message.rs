@@ -125,6 +125,8 @@ pub struct Tmpfs {
 pub enum Request {
     /// First message: run a process.
     Start(Box<Start>),
+    /// First message: run a further process that is described by how it differs from the first.
+    Exec(Box<Further>),
     /// First message: tell what a path is, by [`Reply::Found`].
     Stat {
         /// Inside the container, from its root.
@@ -205,6 +207,52 @@ impl Default for Start {
             no_new_privileges: false,
             init: false,
             umask: 0o022,
+        }
+    }
+}
+
+/// A further process: as the container's first one is, but for what is said here.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Further {
+    /// Program and arguments.
+    pub args: Vec<String>,
+    /// Variables that are set, in this order; one without a value is taken away.
+    pub env: Vec<(String, Option<String>)>,
+    /// Working directory.
+    pub cwd: Option<String>,
+    /// `name|uid[:group|gid]`.
+    pub user: Option<String>,
+    /// Size of its terminal, if it gets one.
+    pub terminal: Option<TerminalSize>,
+    /// Whether input follows.
+    pub stdin: bool,
+}
+
+impl Further {
+    /// All of the process, in a container whose first process is `first`.
+    pub fn start(self, first: &Start) -> Start {
+        let mut env = first.env.clone();
+        for (name, value) in self.env {
+            let is_it = |entry: &str| entry.split_once('=').is_some_and(|(known, _)| known == name);
+            let place = env.iter().position(|entry| is_it(entry));
+            let entry = value.map(|value| format!("{name}={value}"));
+            match (place.and_then(|at| env.get_mut(at)), entry) {
+                (Some(old), Some(entry)) => *old = entry,
+                (None, Some(entry)) => env.push(entry),
+                (_, None) => env.retain(|entry| !is_it(entry)),
+            }
+        }
+        Start {
+            role: Role::Exec,
+            args: self.args,
+            env,
+            cwd: self.cwd.unwrap_or_else(|| first.cwd.clone()),
+            user: self.user.unwrap_or_else(|| first.user.clone()),
+            terminal: self.terminal,
+            stdin: self.stdin,
+            init: false,
+            ..first.clone()
         }
     }
 }
@@ -504,6 +552,37 @@ mod tests {
         assert_eq!(start, Request::Start(Box::new(expected.clone())));
         assert_eq!(expected.umask, 0o022);
         assert_eq!(expected.capabilities.len(), 14);
+    }
+
+    #[test]
+    fn further_process_is_as_the_first_but_for_what_is_said() {
+        let first = Start {
+            args: vec!["sh".into()],
+            env: vec!["A=1".into(), "B=2".into(), "C=3".into()],
+            cwd: "/tmp".into(),
+            user: "7".into(),
+            terminal: Some(TerminalSize { rows: 2, columns: 3 }),
+            stdin: true,
+            init: true,
+            umask: 0o77,
+            ..Start::default()
+        };
+        let args = vec!["ls".to_owned()];
+        let same = Further { args: args.clone(), ..Further::default() }.start(&first);
+        let (role, terminal) = (Role::Exec, None);
+        let expected = Start { role, args, terminal, stdin: false, init: false, ..first.clone() };
+        assert_eq!(same, expected);
+        let env = [("B", Some("x=y")), ("D", Some("4")), ("A", None), ("A", Some("5"))];
+        let further = Further {
+            env: env.map(|(name, value)| (name.to_owned(), value.map(str::to_owned))).into(),
+            cwd: Some("/".into()),
+            user: Some(String::new()),
+            stdin: true,
+            ..Further::default()
+        };
+        let other = further.start(&first);
+        assert_eq!(other.env, ["B=x=y", "C=3", "D=4", "A=5"]);
+        assert_eq!((other.cwd.as_str(), other.user.as_str(), other.stdin), ("/", "", true));
     }
 
     #[test]

@@ -72,11 +72,12 @@ pub fn fork(flags: i32, cgroup: Option<BorrowedFd<'_>>) -> io::Result<Forked> {
     }
 }
 
-/// Gives every signal its default action and lets all through: what a program expects at its start.
-pub fn reset_signals() {
+/// Gives `signals` their default action and lets all signals through: what a program expects at its start. Those
+/// that something is done at get it from exec(2).
+pub fn reset_signals(signals: impl IntoIterator<Item = i32>) {
     // SAFETY: default actions run no code of this process; the set is initialised by sigemptyset.
     unsafe {
-        for signal in 1..=LAST_SIGNAL {
+        for signal in signals {
             libc::signal(signal, libc::SIG_DFL);
         }
         let mut set = mem::zeroed();

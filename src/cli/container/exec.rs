@@ -1,21 +1,22 @@
 //! `vmm exec` and `vmm attach`.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use anyhow::{Context, bail};
 use clap::Args;
 use rustix::stdio::stdin;
 use rustix::termios::isatty;
-use vmm_protocol::{Role, Start};
+use vmm_protocol::{Further, Request};
 
 use super::super::output::unwritten;
 use super::super::{Exit, report};
 use super::{containers, exit};
 use crate::container::client::{Left, Peer, Streams, attend, terminal_size};
-use crate::container::nouns::{EnvEntry, Environment};
-use crate::container::{Container, DetachKeys, Status, call, sendable};
+use crate::container::nouns::EnvEntry;
+use crate::container::{Container, Containers, DetachKeys, Status, call, framed};
 
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 #[command(override_usage = "vmm exec [OPTIONS] CONTAINER COMMAND [ARGUMENT]...")]
 pub(in super::super) struct ExecArgs {
     /// Keep standard input open for the command
@@ -57,12 +58,16 @@ pub(in super::super) struct ExecArgs {
 }
 
 impl ExecArgs {
-    fn container(&self) -> &str {
-        self.words.first().map_or("", String::as_str)
+    /// What a line means that has no flags, from the container on; nothing if it is no such line.
+    pub(in super::super) fn without_flags(words: &[OsString]) -> Option<Self> {
+        let words: Vec<_> =
+            words.iter().map(|word| word.to_str().map(str::to_owned)).collect::<Option<_>>()?;
+        let is_plain = words.len() > 1 && words.first().is_some_and(|word| !word.starts_with('-'));
+        is_plain.then(|| Self { words, ..Self::default() })
     }
 
-    fn command(&self) -> &[String] {
-        self.words.get(1..).unwrap_or_default()
+    fn container(&self) -> &str {
+        self.words.first().map_or("", String::as_str)
     }
 }
 
@@ -90,7 +95,9 @@ pub(in super::super) fn exec(args: ExecArgs) -> anyhow::Result<Exit> {
     if args.tty && args.interactive && !args.detach && !isatty(stdin()) {
         bail!("-t needs a terminal, and standard input is none; leave -t out");
     }
-    let container = running(args.container())?;
+    let containers = containers()?;
+    let meant = containers.sockets(args.container())?;
+    let container = args.container().to_owned();
     let input = args.interactive && !args.detach;
     let streams = Streams {
         input,
@@ -99,8 +106,13 @@ pub(in super::super) fn exec(args: ExecArgs) -> anyhow::Result<Exit> {
         detach: args.detach_keys.clone(),
         until_started: args.detach,
     };
-    let start = process(&container, args)?;
-    let socket = call::exec(&container, start).context("reach the agent of the container")?;
+    let frame = framed(&Request::Exec(Box::new(process(args)?)))?;
+    let socket = match meant.map(|directory| call::session_in(&directory, &frame)) {
+        Some(Ok(socket)) => socket,
+        // A closer look says what is wrong, or which container is meant.
+        _ => call::session_in(running(&containers, &container)?.sockets(), &frame)
+            .context("reach the agent of the container")?,
+    };
     let left = attend(socket, Peer::Agent, &streams, report::note);
     Ok(match left.context("hear the agent of the container")? {
         Left::Ended(ended) => exit(&ended),
@@ -112,39 +124,31 @@ pub(in super::super) fn exec(args: ExecArgs) -> anyhow::Result<Exit> {
 }
 
 /// The process: as the container's first one, but for what is said otherwise.
-fn process(container: &Container, args: ExecArgs) -> anyhow::Result<Start> {
-    let first = &container.spec().start;
-    let mut variables = Environment::default();
-    for (name, value) in first.env.iter().filter_map(|entry| entry.split_once('=')) {
-        variables.set(name, value);
-    }
+fn process(args: ExecArgs) -> anyhow::Result<Further> {
+    let mut env = vec![];
     if args.tty {
-        variables.set("TERM", "xterm");
+        env.push(("TERM".to_owned(), Some("xterm".to_owned())));
     }
     for path in &args.env_file {
         let entries =
             EnvEntry::of_file(path).with_context(|| format!("read {}", path.display()))?;
-        entries.iter().for_each(|entry| entry.apply(&mut variables));
+        env.extend(entries.into_iter().map(EnvEntry::told));
     }
-    args.env.iter().for_each(|entry| entry.apply(&mut variables));
+    env.extend(args.env.into_iter().map(EnvEntry::told));
     let size = vmm_protocol::TerminalSize { rows: 24, columns: 80 };
-    let start = Start {
-        role: Role::Exec,
-        args: args.command().to_vec(),
-        env: variables.into_entries(),
-        cwd: args.workdir.unwrap_or_else(|| first.cwd.clone()),
-        user: args.user.unwrap_or_else(|| first.user.clone()),
+    Ok(Further {
+        args: args.words.into_iter().skip(1).collect(),
+        env,
+        cwd: args.workdir,
+        user: args.user,
         terminal: args.tty.then(|| terminal_size().unwrap_or(size)),
         stdin: args.interactive && !args.detach,
-        init: false,
-        ..first.clone()
-    };
-    Ok(sendable(start)?)
+    })
 }
 
 /// Connects this terminal to a container's first process.
 pub(in super::super) fn attach(args: &AttachArgs) -> anyhow::Result<Exit> {
-    let container = running(&args.container)?;
+    let container = running(&containers()?, &args.container)?;
     let start = &container.spec().start;
     let streams = Streams {
         input: start.stdin && !args.no_stdin,
@@ -167,8 +171,8 @@ pub(in super::super) fn attach(args: &AttachArgs) -> anyhow::Result<Exit> {
     }
 }
 
-fn running(key: &str) -> anyhow::Result<Container> {
-    match containers()?.find(key)? {
+fn running(containers: &Containers, key: &str) -> anyhow::Result<Container> {
+    match containers.find(key)? {
         (container, Status::Running { .. } | Status::Created) => Ok(container),
         (_, Status::Exited { .. }) => bail!("container {key} does not run"),
     }

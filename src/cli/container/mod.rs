@@ -14,6 +14,7 @@ use anyhow::Context;
 use clap::Subcommand;
 use serde_json::Value;
 
+pub(super) use exec::ExecArgs;
 pub(super) use hidden::{Hidden, keep, monitor, of as hidden};
 pub(super) use lifecycle::ended;
 pub(super) use run::{run, timing_text};

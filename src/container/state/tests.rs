@@ -44,6 +44,44 @@ fn container_is_found_by_name_identifier_and_beginning() {
 }
 
 #[test]
+fn sockets_of_a_container_are_found_without_its_specification() {
+    let (_top, containers) = containers();
+    let (one, lock) = containers.create(spec("one")).expect("made");
+    let (_two, _other) = containers.create(spec("two")).expect("made");
+    for key in ["one", one.spec().id.as_str(), one.spec().id.short()] {
+        assert_eq!(containers.sockets(key).expect(key).as_deref(), Some(one.sockets()));
+    }
+    assert_eq!(containers.sockets("three").expect("looked"), None);
+    assert_eq!(containers.sockets("").expect("looked"), None);
+    one.remove(&lock).expect("removed");
+    assert_eq!(containers.sockets("one").expect("looked"), None);
+}
+
+/// P1: a power cut took the text of the lock, which is never waited for.
+#[test]
+fn container_whose_lock_says_nothing_is_found_by_its_name() {
+    let (_top, containers) = containers();
+    let (one, _lock) = containers.create(spec("one")).expect("made");
+    fs::write(one.file(LOCK), "").expect("emptied");
+    assert_eq!(containers.find("one").expect("known").0.spec(), one.spec());
+    assert_eq!(containers.sockets("one").expect("known").as_deref(), Some(one.sockets()));
+}
+
+#[test]
+fn beginning_of_two_identifiers_is_no_container() {
+    let (_top, containers) = containers();
+    let made: Vec<_> =
+        (0..17).map(|n| containers.create(spec(&format!("name{n}"))).expect("made")).collect();
+    let first = |(container, _): &(Container, Lock)| container.spec().id.as_str()[..1].to_owned();
+    let mut digits: Vec<_> = made.iter().map(first).collect();
+    digits.sort();
+    let twice = digits.windows(2).find(|pair| pair[0] == pair[1]).expect("17 of 16 digits");
+    let key = &twice[0];
+    assert!(matches!(containers.find(key), Err(ContainerError::Ambiguous(_))), "{key}");
+    assert_eq!(containers.sockets(key).expect("looked"), None);
+}
+
+#[test]
 fn name_is_given_once() {
     let (_top, containers) = containers();
     let (one, lock) = containers.create(spec("web")).expect("made");

@@ -230,7 +230,7 @@ fn rights(plan: &Plan) -> Result<(), Fault<&'static [u8]>> {
         capabilities::limit(plan.capabilities).to("limit capabilities")?;
     }
     set_no_new_privs(true).to("renounce privileges")?;
-    process::reset_signals();
+    process::reset_signals(1..=process::LAST_SIGNAL);
     // What is left to be called is allowed.
     plan.filters.install().to("filter system calls")
 }
