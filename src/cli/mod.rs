@@ -250,7 +250,7 @@ fn dispatch(cli: Cli, began: Instant) -> anyhow::Result<Exit> {
         Some(Command::Rmi(args)) => Ok(of_command(images::remove(&args))),
         Some(Command::System(args)) => Ok(of_command(system::run(&args))),
         Some(Command::Bench(args)) => Ok(of_command(bench::run(&args))),
-        None => boot::run(boot, began),
+        None => boot::run(boot, Moment::of(began)),
     }
 }
 
