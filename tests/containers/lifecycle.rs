@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::process::Command;
+use std::time::Duration;
 
 use super::support::process;
 use super::world::{World, eventually, finish};
@@ -62,7 +63,12 @@ fn container_removed_while_it_is_stopped_is_gone_for_both() {
     let world = World::new();
     world.start("one", &["--stop-timeout", "50"], &["deaf"]);
     let keeper = world.process_of("keep");
-    let before = process::open_files(keeper);
+    // It may yet have the connection of the command that asked for it.
+    let settled = |_| {
+        std::thread::sleep(Duration::from_millis(10));
+        process::open_files(keeper)
+    };
+    let before = (0..20).map(settled).min().unwrap();
     let stopping = world.vmm(&["stop", "one"]).spawn().unwrap();
     eventually("stop is connected", || process::open_files(keeper) > before);
     assert_eq!(world.ok(&["rm", "-f", "one"]), "one");
