@@ -1,4 +1,4 @@
-//! `vmm bench`: done by the program `vmm-contrast`, whose arguments these are.
+//! `vmm bench` and `vmm contrast`: done by the program `vmm-contrast`, whose arguments these are.
 
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
@@ -20,11 +20,11 @@ pub(super) struct BenchArgs {
     arguments: Vec<OsString>,
 }
 
-/// Becomes that program.
-pub(super) fn run(args: &BenchArgs) -> anyhow::Result<Exit> {
+/// Becomes that program, for its `command`.
+pub(super) fn run(command: &str, args: &BenchArgs) -> anyhow::Result<Exit> {
     let program = find_program(PROGRAM)?;
     let own = std::env::current_exe().context("find this program")?;
-    let mut command = Command::new(&program);
-    command.arg("bench").args(&args.arguments).env("VMM_PROGRAM", own);
-    Err(command.exec()).with_context(|| format!("start {}", program.display()))
+    let mut line = Command::new(&program);
+    line.arg(command).args(&args.arguments).env("VMM_PROGRAM", own);
+    Err(line.exec()).with_context(|| format!("start {}", program.display()))
 }

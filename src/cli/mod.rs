@@ -135,6 +135,10 @@ enum Command {
     /// Measure containers and virtual machines side by side
     #[command(disable_help_flag = true)]
     Bench(bench::BenchArgs),
+
+    /// Say what a container and a virtual machine keep apart, as measured by a program inside
+    #[command(disable_help_flag = true)]
+    Contrast(bench::BenchArgs),
 }
 
 /// The text after the long help: the examples and then what a reader of them asks next.
@@ -249,7 +253,8 @@ fn dispatch(cli: Cli, began: Instant) -> anyhow::Result<Exit> {
         Some(Command::Images(args)) => Ok(of_command(images::list(&args))),
         Some(Command::Rmi(args)) => Ok(of_command(images::remove(&args))),
         Some(Command::System(args)) => Ok(of_command(system::run(&args))),
-        Some(Command::Bench(args)) => Ok(of_command(bench::run(&args))),
+        Some(Command::Bench(args)) => Ok(of_command(bench::run("bench", &args))),
+        Some(Command::Contrast(args)) => Ok(of_command(bench::run("contrast", &args))),
         None => boot::run(boot, Moment::of(began)),
     }
 }

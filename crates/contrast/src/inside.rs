@@ -20,7 +20,7 @@ use vmm_image::store::{ImageRecord, Store, StoreError, check_rootfs};
 use crate::rootfs::{self, RootfsError};
 
 /// The program that is put in, found beside this one.
-const PROBE: &str = "vmm-probe";
+pub const PROBE: &str = "vmm-probe";
 /// The directory that holds it and that anybody may write to: where it begins.
 pub const DIRECTORY: &str = "/.probe";
 /// The program inside.

@@ -15,7 +15,7 @@ use crate::console::{Console, Heard};
 use crate::watch::{Noticed, Watch};
 
 /// Bytes of each stream that are kept.
-const KEPT: usize = 64 << 10;
+pub const KEPT: usize = 64 << 10;
 /// Characters of standard error that a failure shows.
 const SHOWN: usize = 500;
 
@@ -125,10 +125,24 @@ pub fn launch(
     interrupt: BorrowedFd<'_>,
     watch: Option<&Watch>,
 ) -> Result<Finished, Failure> {
+    launch_heard(command, timeout, interrupt, watch, &|_| ())
+}
+
+/// The same; `hear` gets what is kept of its standard output whenever there is more of it.
+///
+/// # Errors
+/// See [`Failure`].
+pub fn launch_heard(
+    command: &mut Command,
+    timeout: Duration,
+    interrupt: BorrowedFd<'_>,
+    watch: Option<&Watch>,
+    hear: &dyn Fn(&[u8]),
+) -> Result<Finished, Failure> {
     if let Some(watch) = watch {
         watch.forget();
     }
-    run(command, timeout, interrupt, watch, None)
+    run(command, timeout, interrupt, watch, None, hear)
 }
 
 /// As [`launch`], a monitor with a guest whose `console` is its standard output. The command in the guest counts as
@@ -142,7 +156,7 @@ pub fn launch_machine(
     interrupt: BorrowedFd<'_>,
     console: Console,
 ) -> Result<Finished, Failure> {
-    run(command, timeout, interrupt, None, Some(console))
+    run(command, timeout, interrupt, None, Some(console), &|_| ())
 }
 
 fn run(
@@ -151,6 +165,7 @@ fn run(
     interrupt: BorrowedFd<'_>,
     watch: Option<&Watch>,
     console: Option<Console>,
+    hear: &dyn Fn(&[u8]),
 ) -> Result<Finished, Failure> {
     let (output, stdout) = io::pipe().map_err(Failure::Start)?;
     let (errors, stderr) = io::pipe().map_err(Failure::Start)?;
@@ -167,6 +182,7 @@ fn run(
         errors: Stream::new(errors, None),
         watch,
         noticed: Noticed::default(),
+        hear,
         over: false,
     };
     let ended = run.watch(began, timeout, interrupt)?;
@@ -186,6 +202,7 @@ struct Run<'w> {
     errors: Stream,
     watch: Option<&'w Watch>,
     noticed: Noticed,
+    hear: &'w dyn Fn(&[u8]),
     over: bool,
 }
 
@@ -288,6 +305,7 @@ impl Run<'_> {
         }
         if output {
             self.output.take_some();
+            (self.hear)(&self.output.kept);
         }
         if errors {
             self.errors.take_some();

@@ -23,6 +23,7 @@
 //! - [`virtualisation`], [`fingerprint`], [`verdict`]: the host, and whether its numbers are to be trusted.
 //! - [`page`]: reports as pages, with plots.
 //! - [`report`], [`compare`]: what was found, in every form; two of these.
+//! - [`isolation`]: what each way keeps apart.
 //! - [`cli`]: the program `vmm-contrast`.
 
 pub mod arm;
@@ -36,6 +37,7 @@ pub mod figures;
 pub mod fingerprint;
 pub mod inside;
 pub mod instance;
+pub mod isolation;
 pub mod launch;
 pub mod leftovers;
 pub mod machine;

@@ -19,6 +19,7 @@ pub(crate) fn workload() -> Workload {
         kernel: None,
         memory: None,
         network: false,
+        pids: None,
     }
 }
 

@@ -27,6 +27,8 @@ pub struct Workload {
     pub memory: Option<u64>,
     /// Whether it gets the network that its arm gives when nothing is said, as far as that is one.
     pub network: bool,
+    /// Processes that a container may have at most, as far as its runtime can say so.
+    pub pids: Option<u64>,
 }
 
 /// Numbers of a user and its group.

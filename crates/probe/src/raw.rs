@@ -66,7 +66,9 @@ fn ask_some(calls: &[Call]) -> Vec<Answer> {
         0 => make(calls, &writing),
         pid => {
             drop(writing);
-            let Some(pid) = Pid::from_raw(pid).filter(|_| pid > 0) else { return vec![] };
+            let Some(pid) = Some(pid).filter(|pid| *pid > 0).and_then(Pid::from_raw) else {
+                return vec![];
+            };
             let mut answers = hear(reading, calls.len());
             // It may have ended.
             let _ = kill_process(pid, Signal::KILL);
@@ -97,7 +99,7 @@ pub(crate) fn process(work: impl FnOnce()) -> Result<Pid, Errno> {
             // SAFETY: nothing of this process runs after it.
             unsafe { libc::_exit(0) }
         }
-        pid => Pid::from_raw(pid).filter(|_| pid > 0).ok_or_else(|| {
+        pid => Some(pid).filter(|pid| *pid > 0).and_then(Pid::from_raw).ok_or_else(|| {
             let error = std::io::Error::last_os_error().raw_os_error();
             Errno::from_raw_os_error(error.unwrap_or(libc::EIO))
         }),

@@ -17,6 +17,7 @@ mod figures;
 mod flags;
 mod groups;
 mod hostile;
+mod isolation;
 mod kills;
 mod lifecycle;
 mod output;

@@ -96,6 +96,9 @@ impl Engine {
         let user = format!("{}:{}", user.uid, user.gid);
         let mut words: Vec<OsString> = ["run", how].map(OsString::from).to_vec();
         let mut put = |more: &[&str]| words.extend(more.iter().map(OsString::from));
+        if let (Some(pids), true) = (self.workload.pids, self.kind != Kind::Ctr) {
+            put(&["--pids-limit", &pids.to_string()]);
+        }
         if self.kind != Kind::Ctr {
             put(&["--name", name, "--entrypoint", ""]);
         }

@@ -45,6 +45,9 @@ impl Arm for Namespaces {
         command.args(["--in-place", "--timing", "--memory", &memory, "--workdir", cwd]);
         command.arg("--user").arg(format!("{}:{}", user.uid, user.gid));
         command.args(env.iter().flat_map(|variable| ["--env", variable]));
+        if let Some(pids) = self.workload.pids {
+            command.arg("--pids").arg(pids.to_string());
+        }
         command.arg(rootfs).args(args);
         command
     }

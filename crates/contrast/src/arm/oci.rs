@@ -79,6 +79,9 @@ fn config_of(workload: &Workload) -> Value {
         put(&mut config, &["linux", "resources", "memory", "limit"], json!(memory));
         put(&mut config, &["linux", "resources", "memory", "swap"], json!(memory));
     }
+    if let Some(pids) = workload.pids {
+        config["linux"]["resources"]["pids"] = json!({ "limit": pids });
+    }
     config
 }
 

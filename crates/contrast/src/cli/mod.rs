@@ -2,6 +2,7 @@
 
 mod choice;
 mod compare;
+mod contrast;
 mod desk;
 mod idle;
 mod interrupt;
@@ -35,6 +36,9 @@ enum Command {
     /// Measure containers and virtual machines side by side
     #[command(subcommand)]
     Bench(Bench),
+
+    /// Say what a container and a virtual machine keep apart, as measured by a program inside
+    Contrast(contrast::ContrastArgs),
 }
 
 #[derive(Debug, Subcommand)]
@@ -75,6 +79,7 @@ pub fn main() -> ExitCode {
         Command::Bench(Bench::Cpu(args)) => within::cpu(&args),
         Command::Bench(Bench::Compare(args)) => compare::run(&args),
         Command::Bench(Bench::Render(args)) => render::run(&args),
+        Command::Contrast(args) => contrast::run(&args),
     };
     result.unwrap_or_else(|error| {
         // Without standard error there is nobody to tell.

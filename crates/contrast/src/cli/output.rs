@@ -68,14 +68,24 @@ impl Destinations {
     /// # Errors
     /// One cannot be written.
     pub(super) fn write(self, report: &Report) -> Result<()> {
-        let page = self.html.map_or(Ok(()), |file| file.write(&html(report)));
+        self.write_forms(|format| render(report, format), || html(report))
+    }
+
+    /// The same of any report: `form` gives it in a form, `page` as a page.
+    ///
+    /// # Errors
+    /// One cannot be written.
+    pub(super) fn write_forms(
+        self,
+        form: impl Fn(Format) -> serde_json::Result<String>,
+        page: impl Fn() -> String,
+    ) -> Result<()> {
+        let page = self.html.map_or(Ok(()), |file| file.write(&page()));
         let json = match self.json {
-            Some(file) => {
-                render(report, Format::Json).map_err(Into::into).and_then(|text| file.write(&text))
-            }
+            Some(file) => form(Format::Json).map_err(Into::into).and_then(|text| file.write(&text)),
             None => Ok(()),
         };
-        self.output.write(&render(report, self.format)?)?;
+        self.output.write(&form(self.format)?)?;
         page.and(json)
     }
 }

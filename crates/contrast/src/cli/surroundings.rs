@@ -74,6 +74,7 @@ pub(super) fn workload(
             kernel: None,
             memory: None,
             network: false,
+            pids: None,
         },
         said,
     ))

@@ -39,7 +39,7 @@ fn line(row: Row<'_>) -> String {
 }
 
 /// A text as a cell.
-pub(super) fn quoted(text: &str) -> String {
+pub(crate) fn quoted(text: &str) -> String {
     if text.contains([',', '"', '\n', '\r']) {
         return format!("\"{}\"", text.replace('"', "\"\""));
     }

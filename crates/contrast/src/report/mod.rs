@@ -15,6 +15,7 @@ use crate::fingerprint::Fingerprint;
 use crate::plan::Cache;
 use crate::verdict::Verdict;
 
+pub(crate) use csv::quoted;
 pub use figures::{Figure, Figures, FiguresArm, RunFailure, assemble as assemble_figures};
 pub use render::{Format, html, render, render_figures};
 pub use startup::{Entry, assemble};
