@@ -111,7 +111,7 @@ pub(crate) fn add_file(tar: &mut tar::Builder<Vec<u8>>, name: &str, mode: u32, c
 /// The arm of this name in a report.
 pub(crate) fn arm<'r>(report: &'r Value, name: &str) -> &'r Value {
     let arms = report.get("arms").and_then(Value::as_array).unwrap();
-    arms.iter().find(|arm| arm["name"] == name).unwrap_or_else(|| panic!("no {name}"))
+    arms.iter().find(|arm| arm["name"] == name).unwrap()
 }
 
 /// A file of the repository.
