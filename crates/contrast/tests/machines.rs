@@ -1,7 +1,7 @@
 //! `vmm bench startup` with monitors: what is asked of each, and what becomes of those that misbehave. The monitors are
 //! scripts; with real guests these arms run in the emulated host.
 
-#![expect(clippy::panic, clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod support;
 
