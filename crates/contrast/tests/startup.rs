@@ -1,6 +1,6 @@
 //! `vmm bench startup` and `compare` as programs: what they print and what they refuse.
 
-#![expect(clippy::panic, clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod support;
 
