@@ -4,7 +4,7 @@ use std::fs;
 use std::io::{self, Read};
 use std::path::Path;
 
-use rustix::fs::{Mode, OFlags, open};
+use rustix::fs::{Mode, OFlags, fstat, open};
 use rustix::process::{Resource, getgid, getpid, getrlimit, getuid};
 use rustix::system::uname;
 use serde_json::{Value, json};
@@ -15,6 +15,9 @@ use crate::calls::error_name;
 /// The most that is read of a file, and the most names that are listed.
 const LONGEST: u64 = 64 << 10;
 const MOST: usize = 100;
+
+/// The device number of /dev/null, which hides what a container is not to see (`Documentation/admin-guide/devices.txt`).
+const NULL: u64 = 1 << 8 | 3;
 
 /// Kernel parameters that would change the host, if it were the host's kernel.
 const SYSCTLS: [&str; 10] = [
@@ -94,10 +97,11 @@ fn names(path: &str) -> Value {
     json!({ "count": count, "names": names })
 }
 
-/// `yes`, or the name of the error. It is opened, and neither read nor written.
+/// `yes`, `masked` if /dev/null lies over it, or the name of the error. It is opened, and neither read nor written.
 pub(crate) fn can_open(path: &str, flags: OFlags) -> String {
     let flags = flags | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
     match open(path, flags, Mode::empty()) {
+        Ok(file) if fstat(&file).is_ok_and(|found| found.st_rdev == NULL) => "masked".into(),
         Ok(_) => "yes".into(),
         Err(error) => error_name(error.raw_os_error()),
     }
@@ -238,7 +242,8 @@ mod tests {
         assert_eq!(names("/no/such"), Value::Null);
         assert_eq!(line("/no/such"), None);
         assert_eq!(can_open("/no/such", OFlags::RDONLY), "ENOENT");
-        assert_eq!(can_open("/dev/null", OFlags::WRONLY), "yes");
+        assert_eq!(can_open("/dev/zero", OFlags::WRONLY), "yes");
+        assert_eq!(can_open("/dev/null", OFlags::WRONLY), "masked");
     }
 
     #[test]

@@ -93,7 +93,7 @@ fn interrupted_contrast_tells_what_it_found_and_leaves_nothing() {
     let mut command = own.vmm(&["contrast", "--format", "json", "busybox"]);
     let child = world::spawn(&mut command, Stdio::null());
     let deadline = Instant::now() + Duration::from_secs(200);
-    while !has_machine() {
+    while !has_machine(&own) {
         assert!(Instant::now() < deadline, "no machine is started");
         thread::sleep(Duration::from_millis(50));
     }
@@ -103,13 +103,11 @@ fn interrupted_contrast_tells_what_it_found_and_leaves_nothing() {
     let report: Value = serde_json::from_str(&ran.out()).expect("a report");
     assert_eq!(report["partial"], true);
     assert_eq!(verdicts(&report, "boot-id")[0], "shared");
-    assert!(!has_machine());
+    assert!(!has_machine(&own));
     own.assert_nothing_left();
 }
 
-/// Whether a monitor of `vmm contrast` runs.
-fn has_machine() -> bool {
-    let is_monitor =
-        |_, line: &str, _: &str| line.contains("monitor") && line.contains("isolation-");
-    !world::processes(is_monitor).is_empty()
+/// Whether a monitor of `world` runs.
+fn has_machine(world: &World) -> bool {
+    world.processes().into_iter().any(|pid| world::command_line(pid).contains("monitor --keeper"))
 }
