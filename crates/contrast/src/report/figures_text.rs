@@ -3,8 +3,8 @@
 use std::fmt::Write as _;
 
 use super::csv::quoted;
-use super::table::{columns, judgement};
-use super::{Figure, Figures, FiguresArm};
+use super::table::{self, Section, judgement};
+use super::{Figure, Figures, FiguresArm, markdown};
 
 const HEADINGS: [&str; 8] =
     ["FIGURE", "UNIT", "ARM", "RUNS", "VALUE", "95 % INTERVAL", "RATIO", "95 % INTERVAL"];
@@ -14,44 +14,13 @@ const HEAD: &str = "figure,unit,arm,absent,runs,failures,value,low,high,ratio,ra
 
 /// For people.
 pub(super) fn table(report: &Figures) -> String {
-    let mut text = format!("{}\n\n{}", report.title, columns(&rows(report)));
-    for (heading, list) in sections(report) {
-        if !list.is_empty() {
-            let _ = writeln!(text, "\n{heading}:");
-            for line in list {
-                let _ = writeln!(text, "  {line}");
-            }
-        }
-    }
-    text
+    table::text(&report.title, &rows(report), &sections(report))
 }
 
 /// For a page.
 pub(super) fn markdown(report: &Figures) -> String {
-    let mut text = format!("## {}\n\n", report.title);
-    for (index, row) in rows(report).iter().enumerate() {
-        let cells: Vec<String> = row.iter().map(|cell| cell.replace('|', "\\|")).collect();
-        let _ = writeln!(text, "| {} |", cells.join(" | "));
-        if index == 0 {
-            let _ = writeln!(text, "|{}", " --- |".repeat(row.len()));
-        }
-    }
-    for (heading, list) in sections(report) {
-        if !list.is_empty() {
-            let _ = writeln!(text, "\n{heading}:\n");
-            for line in list {
-                let _ = writeln!(text, "- {line}");
-            }
-        }
-    }
-    let _ = writeln!(text, "\nCommand lines:\n\n```text");
-    for arm in &report.arms {
-        if let Some(line) = &arm.command_line {
-            let _ = writeln!(text, "# {}\n{line}", arm.name);
-        }
-    }
-    text.push_str("```\n");
-    text
+    let commands = report.arms.iter().map(|arm| (&*arm.name, arm.command_line.as_deref()));
+    markdown::text(&report.title, &rows(report), &sections(report), commands)
 }
 
 /// One line for each figure of each arm, and one for each arm that is absent.
@@ -116,7 +85,7 @@ fn row(arm: &FiguresArm, figure: &Figure, first: bool) -> Vec<String> {
     ]
 }
 
-fn sections(report: &Figures) -> Vec<(&'static str, Vec<String>)> {
+fn sections(report: &Figures) -> Vec<Section> {
     let absent = report
         .arms
         .iter()

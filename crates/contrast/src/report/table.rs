@@ -9,15 +9,20 @@ use crate::verdict::Verdict;
 pub(super) const HEADINGS: [&str; 9] =
     ["ARM", "RUNS", "MIN", "P50", "P90", "P95", "P99", "95 % INTERVAL", "RATIO"];
 
+/// A heading and what stands below it.
+pub(super) type Section = (&'static str, Vec<String>);
+
 pub(super) fn of(report: &Report) -> String {
-    let mut text = format!("{}\n\n", report.title);
-    text.push_str(&columns(&rows(report)));
-    for (heading, list) in sections(report) {
-        if !list.is_empty() {
-            let _ = writeln!(text, "\n{heading}:");
-            for line in list {
-                let _ = writeln!(text, "  {line}");
-            }
+    text(&report.title, &rows(report), &sections(report))
+}
+
+/// A title, a table with its headings first, and lists below it.
+pub(super) fn text(title: &str, rows: &[Vec<String>], sections: &[Section]) -> String {
+    let mut text = format!("{title}\n\n{}", columns(rows));
+    for (heading, list) in sections.iter().filter(|(_, list)| !list.is_empty()) {
+        let _ = writeln!(text, "\n{heading}:");
+        for line in list {
+            let _ = writeln!(text, "  {line}");
         }
     }
     text
@@ -50,7 +55,7 @@ fn row(name: &str, measured: &Measured) -> Vec<String> {
 }
 
 /// What stands below the numbers.
-pub(super) fn sections(report: &Report) -> Vec<(&'static str, Vec<String>)> {
+pub(super) fn sections(report: &Report) -> Vec<Section> {
     let ratio =
         report.baseline.as_ref().map(|name| format!("ratios are to {name}, in the same rounds"));
     let measured =
@@ -108,7 +113,7 @@ pub(super) fn failures<'r>(report: &'r Report) -> Vec<String> {
 }
 
 /// Cells under each other, the first column to the left.
-pub(super) fn columns(rows: &[Vec<String>]) -> String {
+fn columns(rows: &[Vec<String>]) -> String {
     let count = rows.first().map_or(0, Vec::len);
     let width = |column: usize| {
         let cells = rows.iter().filter_map(|row| row.get(column));
