@@ -96,7 +96,9 @@ fn owners_are_the_users_at_the_destination_unless_they_are_asked_for() {
         let stat = Path::new(&here.path(name)).symlink_metadata().expect("there");
         (stat.uid(), stat.gid())
     };
-    eventually("it is made", || world.ok(&["exec", "one", "stat", "-c", "%a", "/d/f"]) == "6755");
+    eventually("it is made", || {
+        world.run(&["exec", "one", "stat", "-c", "%a", "/d/f"]).out() == "6755\n"
+    });
     world.ok(&["cp", "one:/d", &here.path("plain")]);
     world.ok(&["cp", "-a", "one:/d", &here.path("kept")]);
     for name in ["", "/f", "/l"] {
@@ -175,7 +177,7 @@ fn paths_mean_what_they_mean_to_docker() {
 fn streams_are_archives() {
     let (world, here) = (World::new(), Here::new());
     world.start("one", "mkdir -p /d/sub; echo hello >/d/sub/f; sleep 1000");
-    eventually("it is made", || world.ok(&["exec", "one", "cat", "/d/sub/f"]) == "hello");
+    eventually("it is made", || world.run(&["exec", "one", "cat", "/d/sub/f"]).out() == "hello\n");
     let tar = |args: &[&str], input: &[u8]| {
         let mut command = std::process::Command::new("tar");
         run(command.args(args).current_dir(here.path("")), input)

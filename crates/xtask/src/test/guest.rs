@@ -98,7 +98,7 @@ fn job(programs: Vec<Program>) -> Result<Job> {
     for Program { name, path } in programs {
         job.copy.push((path, PathBuf::from(PROGRAMS).join(name)));
     }
-    artifacts::equip(&mut job, Profile::Dev)?;
+    artifacts::equip(&mut job, Profile::Release)?;
     job.memory_mib = MEMORY_MIB;
     job.timeout = Some(TIMEOUT);
     job.environment.push(("RUST_BACKTRACE".into(), "1".into()));
