@@ -129,7 +129,10 @@ impl Client {
         loop {
             let reads = self.started && self.input && self.credit > 0 && !self.link.is_behind();
             let (typed, said, signalled) = self.wait(reads);
-            if signalled && let Some(left) = self.pass_signals_on()? {
+            // Keys may be typed right after the terminal has another size: then that is told first.
+            if (signalled || typed)
+                && let Some(left) = self.pass_signals_on()?
+            {
                 return Ok(left);
             }
             if said {

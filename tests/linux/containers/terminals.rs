@@ -37,9 +37,9 @@ fn look(runtime: Runtime, world: &World) -> Seen {
     let mut pty = Pty::start(&subject.command(), 33, 101);
     let mut seen = vec![pty.until("ok1\n"), pty.until("ok2\n"), pty.until("ok3\n")];
     pty.resize(44, 55);
-    pty.type_in(b"\n");
-    // The news of another size is on its way by itself.
+    // In runc the news of another size and what is typed are on their way each by itself.
     std::thread::sleep(std::time::Duration::from_millis(300));
+    pty.type_in(b"\n");
     seen.push(pty.until("ok4\n"));
     pty.type_in(b"wrongg\x7f\n");
     seen.push(pty.until("ok5\n"));
