@@ -3,7 +3,7 @@
 use std::fs;
 use std::io;
 use std::thread::sleep;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitOptions, getpid, kill_process, set_child_subreaper, wait};
@@ -13,6 +13,11 @@ use crate::clock::Moment;
 /// How long what a run leaves to end by itself may take.
 const PATIENCE: Duration = Duration::from_secs(5);
 const STEP: Duration = Duration::from_millis(1);
+/// How long the host may take to calm down.
+const CALM: Duration = Duration::from_millis(500);
+/// How long it is looked at, in hundredths of a second as the kernel tells it, and the idle part of that which is calm.
+const LOOK: Duration = Duration::from_millis(50);
+const IDLE: f64 = 0.75;
 
 /// Makes this process the parent of what loses its own below it.
 ///
@@ -46,6 +51,29 @@ fn settle_within(patience: Duration) -> Vec<String> {
         }
         sleep(STEP);
     }
+}
+
+/// Waits until the processors are idle after a run that took so long, no longer than that and [`CALM`]: what the
+/// kernel still has to take apart, namespaces or a virtual machine, is not the next run's.
+pub fn calm(run: Duration) {
+    let began = Instant::now();
+    let most = run.min(CALM);
+    while let Some(left) = most.checked_sub(began.elapsed()) {
+        let (before, from) = (idle(), Instant::now());
+        sleep(left.min(LOOK));
+        let idle = before.and_then(|before| idle()?.checked_sub(before));
+        if idle.is_none_or(|idle| idle >= from.elapsed().mul_f64(IDLE)) {
+            return;
+        }
+    }
+}
+
+/// For how long the processors have been idle, on average (proc(5), /proc/uptime).
+fn idle() -> Option<Duration> {
+    let uptime = fs::read_to_string("/proc/uptime").ok()?;
+    let seconds: f64 = uptime.split_whitespace().nth(1)?.parse().ok()?;
+    let processors = std::thread::available_parallelism().ok()?.get();
+    Duration::try_from_secs_f64(seconds / u32::try_from(processors).map_or(1.0, f64::from)).ok()
 }
 
 /// Living children of this process and their names (proc(5), /proc/PID/stat).

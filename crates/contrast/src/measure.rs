@@ -7,7 +7,7 @@ use std::os::fd::BorrowedFd;
 use std::process::Command;
 use std::sync::Barrier;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
@@ -119,6 +119,7 @@ impl Measurement<'_> {
         let instance =
             |k: usize| Instance { name: format!("contrast-{}-{number}-{k}", std::process::id()) };
         let instances: Vec<_> = (0..turn.circumstances.parallel).map(instance).collect();
+        let began = Instant::now();
         let results = self.burst(arm.as_ref(), &instances);
         for (instance, result) in instances.iter().zip(&results) {
             if result.is_err() {
@@ -126,6 +127,7 @@ impl Measurement<'_> {
             }
         }
         let left = leftovers::settle();
+        leftovers::calm(began.elapsed());
         let finished = results.into_iter().collect::<Result<Vec<_>, _>>()?;
         if !left.is_empty() {
             return Err(Failure::Leftovers(left));

@@ -8,45 +8,26 @@ mod support;
 
 use std::fs;
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
-use std::sync::Once;
+use std::process::{Command, Output};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use support::{World, resource, said};
+use support::{PROGRAM, World, resource, said};
 
-const PROGRAM: &str = env!("CARGO_BIN_EXE_vmm-contrast");
 /// What a machine says that cannot be started.
 const NO_MACHINE: &str = "echo 'vmm: no machine here' >&2; exit 125";
 
-/// The programs of other packages that it finds beside itself, made if they are not there.
-fn build() {
-    static ONCE: Once = Once::new();
-    ONCE.call_once(|| {
-        for package in ["vmm-probe", "vmm-image"] {
-            let mut cargo = Command::new(env!("CARGO"));
-            cargo.args(["build", "--quiet", "--package", package, "--bin", package]);
-            assert!(cargo.status().unwrap().success());
-        }
-    });
-}
-
 /// A world whose machines are this script.
 fn world(machine: &str) -> World {
-    build();
+    support::build_programs();
     World::new(&[("vmm", machine), ("crun", "echo broken >&2; exit 1")])
 }
 
 fn command(world: &World, words: &[&str]) -> Command {
-    let mut command = Command::new(PROGRAM);
-    let path = format!("{}:/usr/bin:/bin", world.path("bin").display());
-    command.arg("contrast").args(words).env("PATH", path).env("VMM_DATA", world.path("data"));
-    command.env("VMM_PROGRAM", world.path("bin/vmm")).env("TMPDIR", world.path(""));
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    command
+    world.contrast(words)
 }
 
 fn run(world: &World, words: &[&str]) -> Output {

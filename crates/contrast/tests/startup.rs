@@ -218,7 +218,7 @@ fn interrupt_gives_a_partial_report_and_leaves_nothing() {
     let file = world.path("report.json");
     let words = [&words[..], &[file.to_str().unwrap(), "box"]].concat();
     let mut child = world.command(&words).spawn().unwrap();
-    sleep(Duration::from_secs(2));
+    sleep(Duration::from_secs(4));
     let pid = Pid::from_child(&child);
     kill_process(pid, Signal::INT).unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(130));

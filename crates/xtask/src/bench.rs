@@ -14,6 +14,8 @@ pub(crate) mod guest;
 mod histogram;
 mod idle;
 mod inside;
+mod isolation;
+mod kept;
 mod monitor;
 mod network;
 mod null_guest;
@@ -91,6 +93,8 @@ enum Group {
     Containers,
     /// The start of a container in every way: by vmm bench startup
     Startup,
+    /// What a container and a virtual machine keep apart: by vmm contrast
+    Contrast,
 }
 
 /// What the groups share.
@@ -144,8 +148,10 @@ pub(crate) fn run(arguments: &BenchArgs) -> Result<i32> {
         if arguments.write_docs {
             let (name, title) = group.title();
             report::update_document(&document(), (&name, &title), &own, &records)?;
-            if group == Group::Startup {
-                startup::picture(&context)?;
+            match group {
+                Group::Startup => kept::picture(&context, startup::GROUP)?,
+                Group::Contrast => kept::picture(&context, isolation::GROUP)?,
+                _ => {}
             }
         }
         figures.extend(own);
@@ -185,6 +191,7 @@ impl Group {
             Self::Vsock => vsock::figures(context, records),
             Self::Containers => containers::figures(context, records),
             Self::Startup => startup::figures(context, records),
+            Self::Contrast => isolation::figures(context, records),
         }
     }
 }

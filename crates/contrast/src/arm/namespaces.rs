@@ -64,12 +64,15 @@ impl Arm for Namespaces {
             (Phase::Init, "rights"),
             (Phase::Exec, "exec"),
             (Phase::Run, "end"),
-            (Phase::Teardown, "clean"),
         ];
+        let ended = |step: &str| told.as_ref().and_then(|told| told.get(step));
         for (phase, step) in ends {
-            if let Some(nanos) = told.as_ref().and_then(|told| told.get(step)) {
+            if let Some(nanos) = ended(step) {
                 stamps.put(phase, Moment::from_nanos(*nanos));
             }
+        }
+        if ended("clean").is_some() {
+            stamps.put(Phase::Teardown, finished.ended);
         }
         stamps
     }
@@ -94,6 +97,6 @@ mod tests {
             ["start", "parse", "host objects", "init", "exec", "run", "teardown", "unattributed"];
         assert_eq!(names, expected);
         let micros: Vec<_> = phases.iter().map(|(_, time)| time.as_micros()).collect();
-        assert_eq!(micros, [0, 5, 20, 30, 10, 10, 10, 5]);
+        assert_eq!(micros, [0, 5, 20, 30, 10, 10, 15, 0]);
     }
 }

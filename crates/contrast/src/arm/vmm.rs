@@ -99,12 +99,14 @@ impl Arm for Vmm {
             (Phase::Init, told.ready),
             (Phase::Exec, told.started),
             (Phase::Run, told.exited),
-            (Phase::Teardown, told.ended),
         ];
         for (phase, micros) in ends {
             if let Some(micros) = micros {
                 stamps.put(phase, Moment::from_nanos(micros.saturating_mul(1000)));
             }
+        }
+        if told.ended.is_some() {
+            stamps.put(Phase::Teardown, finished.ended);
         }
         stamps
     }
@@ -134,6 +136,6 @@ mod tests {
             ["start", "host objects", "kernel", "exec", "run", "teardown", "unattributed"];
         assert_eq!(names, expected);
         let micros: Vec<_> = phases.iter().map(|(_, time)| time.as_micros()).collect();
-        assert_eq!(micros, [0, 15, 10, 20, 10, 10, 10]);
+        assert_eq!(micros, [0, 15, 10, 20, 10, 20, 0]);
     }
 }

@@ -55,7 +55,7 @@ enum Bench {
     Cpu(within::WithinArgs),
     /// What changed between two reports of `startup`
     Compare(compare::CompareArgs),
-    /// A report of `startup`, kept as JSON, in other forms
+    /// A report of `startup` or of `vmm contrast`, kept as JSON, in other forms
     Render(render::RenderArgs),
 }
 

@@ -1,13 +1,15 @@
 //! `vmm bench render`.
 
+use std::fs;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Context, Result, anyhow};
 use clap::Args;
+use serde::Deserialize;
 
-use super::compare::read;
 use super::output::Forms;
+use crate::{compare, isolation};
 
 #[derive(Debug, Args)]
 pub(super) struct RenderArgs {
@@ -18,9 +20,25 @@ pub(super) struct RenderArgs {
     forms: Forms,
 }
 
+/// What every report says of itself.
+#[derive(Deserialize)]
+struct Kept {
+    form: String,
+}
+
 /// Writes a report again, in other forms.
 pub(super) fn run(args: &RenderArgs) -> Result<ExitCode> {
-    let report = read(&args.report)?;
-    args.forms.open()?.write(&report)?;
+    let path = args.report.display();
+    let text = fs::read_to_string(&args.report).with_context(|| format!("read {path}"))?;
+    let none =
+        |why: String| anyhow!("{path} is no report of vmm bench startup or vmm contrast: {why}");
+    let kept: Kept = serde_json::from_str(&text).map_err(|error| none(error.to_string()))?;
+    if kept.form == isolation::FORM {
+        let report = isolation::parse(&text).map_err(none)?;
+        let form = |format| isolation::render(&report, format);
+        args.forms.open()?.write_forms(form, || isolation::page(&report))?;
+    } else {
+        args.forms.open()?.write(&compare::parse(&text).map_err(none)?)?;
+    }
     Ok(ExitCode::SUCCESS)
 }

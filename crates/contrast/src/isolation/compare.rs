@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::answers::shown;
 use super::escapes::may_be_open;
@@ -16,12 +16,12 @@ const MOST: usize = 64;
 const LONGEST: usize = 40;
 
 /// Something that was measured in every column.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Line {
     /// Stays the same from report to report.
     pub id: String,
     /// What it belongs to.
-    pub group: &'static str,
+    pub group: String,
     /// What was measured.
     pub what: String,
     /// How it was measured.
@@ -35,7 +35,7 @@ pub struct Line {
 }
 
 /// What was measured in a column, and what it means beside the host's.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cell {
     /// What was measured; `None` if nothing was.
     pub value: Option<String>,
@@ -102,7 +102,7 @@ fn line(rule: &Rule, host: &Side, container: &Side, vm: &Side) -> Line {
     };
     Line {
         id: rule.id.to_owned(),
-        group: rule.group,
+        group: rule.group.to_owned(),
         what: rule.what.to_owned(),
         how: rule.how.to_owned(),
         host: host
@@ -142,7 +142,7 @@ fn escape(name: &str, host: &Side, container: &Side, vm: &Side) -> Line {
     let described = [container, vm, host].into_iter().find_map(find).unwrap_or_default();
     Line {
         id: format!("escape-{}", identifier(name)),
-        group: ESCAPES,
+        group: ESCAPES.to_owned(),
         what: shown(&format!("{name}: {}", described.leads_to)),
         how: shown(&described.how),
         host: answer(host).as_deref().map(shown),

@@ -1,12 +1,12 @@
 //! Verdicts: what a column's answer means beside the host's own, and nothing that was not measured.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::Seen;
 use super::answers::{Answers, Limit, Names};
 
 /// What a verdict comes down to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Kind {
     /// It is the host's.

@@ -2,7 +2,6 @@
 //! in both, and on the host itself.
 //!
 //! - [`answers`]: what that program says.
-//! - [`image`]: the image with the program in it.
 //! - [`trace`], [`surface`]: what is asked of the host's kernel from inside.
 //! - [`run`]: every column filled, each part within its time.
 //! - [`compare`]: from what was measured to lines with verdicts; nothing else makes one.
@@ -22,7 +21,7 @@ mod tests;
 mod trace;
 mod trials;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::fingerprint::Fingerprint;
@@ -39,7 +38,7 @@ use compare::Line;
 pub const FORM: &str = "vmm-contrast/isolation/1";
 
 /// Everything about one `vmm contrast`.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Report {
     /// [`FORM`].
     pub form: String,
@@ -63,8 +62,20 @@ pub struct Report {
     pub fingerprint: Fingerprint,
 }
 
+/// Reads a report.
+///
+/// # Errors
+/// It is none, or of another form.
+pub fn parse(text: &str) -> Result<Report, String> {
+    let report: Report = serde_json::from_str(text).map_err(|error| error.to_string())?;
+    if report.form != FORM {
+        return Err(format!("it has the form {}, not {FORM}", report.form));
+    }
+    Ok(report)
+}
+
 /// One column.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Column {
     /// `host`, `container` or `vm`.
     pub name: String,
@@ -78,6 +89,8 @@ pub struct Column {
     pub failed: Option<String>,
     /// All that the probe said, as it said it.
     pub answers: Option<Value>,
+    /// What was asked of the host's kernel while the work was done.
+    pub surface: Option<Surface>,
 }
 
 /// What was measured in one column; `Err` is why not.

@@ -75,12 +75,12 @@ fn headings(report: &Report) -> [String; 4] {
 }
 
 /// Lines by the group they belong to, in order.
-fn groups(report: &Report) -> Vec<(&'static str, Vec<&Line>)> {
-    let mut groups: Vec<(&'static str, Vec<&Line>)> = vec![];
+fn groups(report: &Report) -> Vec<(&str, Vec<&Line>)> {
+    let mut groups: Vec<(&str, Vec<&Line>)> = vec![];
     for line in &report.lines {
         match groups.iter_mut().find(|(group, _)| *group == line.group) {
             Some((_, lines)) => lines.push(line),
-            None => groups.push((line.group, vec![line])),
+            None => groups.push((&line.group, vec![line])),
         }
     }
     groups
@@ -95,10 +95,14 @@ fn sections(report: &Report) -> Vec<(&'static str, Vec<String>)> {
         column.command_lines.iter().map(|line| format!("{}: {line}", column.name))
     });
     let how = report.lines.iter().map(|line| format!("{}: {}", line.what, line.how));
+    let asked = report.columns.iter().filter_map(|column| {
+        column.surface.as_ref().map(|surface| format!("{}: {surface}", column.name))
+    });
     vec![
         ("Failed", failed.collect()),
         ("Not as expected", report.unexpected.clone()),
         ("How it was measured", how.collect()),
+        ("Asked of the host's kernel, how often", asked.collect()),
         ("Command lines", commands.collect()),
         ("Prepared beforehand", report.prepared.clone()),
         ("Not as asked", report.limitations.clone()),
@@ -194,11 +198,11 @@ fn csv(report: &Report) -> String {
             let expected = cell.expected.map_or_else(String::new, |expected| expected.to_string());
             let verdict = verdict.as_str().unwrap_or_default();
             let value = cell.value.as_deref().unwrap_or_default();
-            let cells = [&*line.id, line.group, &line.what, column, value, verdict, &cell.says];
+            let cells = [&*line.id, &line.group, &line.what, column, value, verdict, &cell.says];
             put(&mut text, &[&cells[..], &[&expected, &line.how]].concat());
         }
         let host = line.host.as_deref().unwrap_or_default();
-        put(&mut text, &[&line.id, line.group, &line.what, "host", host, "", "", "", &line.how]);
+        put(&mut text, &[&line.id, &line.group, &line.what, "host", host, "", "", "", &line.how]);
     }
     text
 }

@@ -135,6 +135,7 @@ impl State<'_, '_> {
         };
         progress(&format!("{}: system calls of the host", place.name));
         let surface = self.surface(place, column);
+        column.surface = surface.clone().ok();
         Side { seen, hog, bomb, surface }
     }
 
@@ -231,6 +232,7 @@ impl Column {
             command_lines: vec![],
             failed: None,
             answers: None,
+            surface: None,
         }
     }
 

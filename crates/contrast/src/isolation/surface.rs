@@ -2,6 +2,7 @@
 //! host, and what that asks the kernel for while the same work is done in both.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::fs;
 use std::path::Path;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -9,7 +10,7 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use rustix::process::{Pid, getpid};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use syscalls::Sysno;
 
 use super::trace;
@@ -31,12 +32,26 @@ const REQUESTS: [(u64, &str); 6] = [
 ];
 
 /// What a process asked this host's kernel for.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Surface {
     /// Calls by name, with how often each was made.
     pub calls: BTreeMap<String, u64>,
     /// Requests of ioctl(2) by name or number.
     pub ioctls: BTreeMap<String, u64>,
+}
+
+impl fmt::Display for Surface {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let list = |counts: &BTreeMap<String, u64>| {
+            let counts = counts.iter().map(|(name, count)| format!("{name} {count}"));
+            counts.collect::<Vec<_>>().join(", ")
+        };
+        f.write_str(&list(&self.calls))?;
+        if !self.ioctls.is_empty() {
+            write!(f, "; of ioctl: {}", list(&self.ioctls))?;
+        }
+        Ok(())
+    }
 }
 
 /// Whose calls are counted.

@@ -18,7 +18,7 @@ pub(super) fn attacks(host: &Side, container: &Side, vm: &Side) -> [Line; 2] {
     };
     let line = |id: &str, what: &str, how: &str, container, vm| Line {
         id: id.to_owned(),
-        group: LIMITS,
+        group: LIMITS.to_owned(),
         what: what.to_owned(),
         how: how.to_owned(),
         host: host.hog.as_ref().err().map(|why| shown(why)),
@@ -91,7 +91,7 @@ pub(super) fn surfaces(container: &Side, vm: &Side) -> [Line; 2] {
         let (inside, monitor) = (count(container), count(vm));
         Line {
             id: id.to_owned(),
-            group: SURFACE,
+            group: SURFACE.to_owned(),
             what: what.to_owned(),
             how: how.to_owned(),
             host: None,

@@ -1,5 +1,5 @@
-//! The page of `vmm bench startup --html`, looked at in a browser: its plots are there and laid out, nothing is cut
-//! or covered, nothing is asked for from elsewhere, and no text becomes markup.
+//! The pages of `vmm bench startup --html` and `vmm contrast --html`, looked at in a browser: their plots are there and
+//! laid out, nothing is cut or covered, nothing is asked for from elsewhere, and no text becomes markup.
 
 #![expect(
     clippy::expect_used,
@@ -9,6 +9,7 @@
 )]
 
 mod driver;
+mod isolation;
 #[path = "../support/mod.rs"]
 mod support;
 

@@ -5,6 +5,7 @@ use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::Once;
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -15,7 +16,7 @@ use vmm_image::rootfs::{Layer, Limits, build};
 use vmm_image::store::{NewNames, Record, RootfsName, Store, StorePaths, digest_of};
 
 /// The program under test.
-const PROGRAM: &str = env!("CARGO_BIN_EXE_vmm-contrast");
+pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_vmm-contrast");
 
 /// A runtime that prints what a command would.
 pub(crate) const GOOD: &str = "echo hello";
@@ -85,6 +86,16 @@ impl World {
         command
     }
 
+    /// `vmm contrast WORDS`, to be started; what stands for machines is the runtime `vmm`.
+    pub(crate) fn contrast(&self, words: &[&str]) -> Command {
+        let mut command = Command::new(PROGRAM);
+        let path = format!("{}:/usr/bin:/bin", self.path("bin").display());
+        command.arg("contrast").args(words).env("PATH", path).env("VMM_DATA", self.path("data"));
+        command.env("VMM_PROGRAM", self.path("bin/vmm")).env("TMPDIR", self.directory.path());
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+
     /// Runs `vmm bench startup WORDS box`.
     pub(crate) fn startup(&self, words: &[&str]) -> Output {
         let words = [&["startup"], words, &["box"]].concat();
@@ -98,6 +109,18 @@ impl World {
         assert!(output.status.success(), "{}: {said}", output.status);
         serde_json::from_slice(&output.stdout).unwrap()
     }
+}
+
+/// The programs of other packages that `vmm contrast` finds beside itself, made if they are not there.
+pub(crate) fn build_programs() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        for package in ["vmm-probe", "vmm-image"] {
+            let mut cargo = Command::new(env!("CARGO"));
+            cargo.args(["build", "--quiet", "--package", package, "--bin", package]);
+            assert!(cargo.status().unwrap().success());
+        }
+    });
 }
 
 /// Adds a file to a layer.

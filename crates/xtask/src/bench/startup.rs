@@ -2,26 +2,17 @@
 //! goals. The same report is left as JSON and as a page.
 
 use std::fmt::Write as _;
-use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
-use std::{fs, io};
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 use vmm_contrast::compare;
 use vmm_contrast::report::{self, ArmReport, Format, Report};
 use vmm_contrast::stats::{Ratio, Summary};
 
-use super::Context;
 use super::figure::{Figure, Goal, Unit};
 use super::place::{Place, VMM};
 use super::record::{Arm, Records};
-use crate::artifacts::{self, FLAVOURS};
-use crate::cache::Cache;
-use crate::host::init::ARTIFACTS;
-use crate::host::{self, Job};
-use crate::images::store;
-use crate::{command, packages, workspace};
+use super::{Context, kept};
 
 const RUNS: usize = 10;
 /// How many are started at once.
@@ -38,10 +29,8 @@ const GOALS: [(&str, &str, f64); 2] = [("namespaces", "crun", 0.5), ("vmm", "run
 /// All others are compared with this.
 const BASELINE: &str = "runc";
 
-/// The picture of the page, and how much of the page it shows.
-const PICTURE: &str = "docs/startup.png";
-const PICTURE_SIZE: &str = "1120,1500";
-const BROWSER: &str = "chromium";
+/// Name of the files of the report.
+pub(super) const GROUP: &str = "startup";
 
 /// Measures and returns the figures.
 ///
@@ -50,12 +39,7 @@ const BROWSER: &str = "chromium";
 pub(super) fn figures(context: &Context, records: &mut Records) -> Result<Vec<Figure>> {
     let text = measure(context)?;
     let report = compare::parse(&text).map_err(|why| anyhow!("vmm bench startup: {why}"))?;
-    let files = [("startup.json", text), ("startup.html", report::html(&report))];
-    for (name, text) in files {
-        let path = context.directory.join(name);
-        fs::write(&path, text).with_context(|| format!("write {}", path.display()))?;
-        eprintln!("bench: {}", path.display());
-    }
+    kept::keep(context, GROUP, &text, &report::html(&report))?;
     println!("{}", report::render(&report, Format::Table)?);
     for arm in &report.arms {
         if let Some(line) = &arm.command_line {
@@ -69,26 +53,11 @@ pub(super) fn figures(context: &Context, records: &mut Records) -> Result<Vec<Fi
 
 /// The report as JSON, from the emulated host.
 fn measure(context: &Context) -> Result<String> {
-    let cache = Cache::of_user()?;
-    let programs = context.programs()?;
-    let mut job = Job::new([VMM, "bench", "startup", "--quiet", "--format", "json"]);
     let runs = context.runs(RUNS).to_string();
-    let words = ["--runs", &runs, "--parallel", PARALLEL, "--timeout", RUN_TIMEOUT];
-    job.command.extend(words.iter().chain(&IMAGE).map(Into::into));
-    let importer = programs.path(store::IMPORTER)?;
-    job.artifacts = Some(artifacts::disk(&cache, &artifacts::guest(&cache, FLAVOURS)?)?);
-    job.store = Some(store::disk(&cache, importer)?);
-    let kernel = Path::new(ARTIFACTS).join("kernels/container/vmlinux");
-    job.environment.push(("VMM_KERNEL".into(), kernel.display().to_string()));
-    for (name, path) in &programs.0 {
-        job.copy.push((path.clone(), Path::new(host::BIN).join(name)));
-    }
-    job.timeout = Some(TIMEOUT);
     eprintln!("bench: vmm bench startup, {runs} runs, {PARALLEL} at once");
-    let mut output = vec![];
-    let status = job.relay_to(&mut output, &mut io::stderr())?;
-    ensure!(status == 0, "vmm bench startup failed (status {status})");
-    String::from_utf8(output).context("the report")
+    let words =
+        ["bench", "startup", "--runs", &runs, "--parallel", PARALLEL, "--timeout", RUN_TIMEOUT];
+    kept::measure(context, &[&words[..], &IMAGE].concat(), TIMEOUT)
 }
 
 fn side(arm: &str) -> Arm {
@@ -182,34 +151,6 @@ fn gap((ours, peer): (&ArmReport, &ArmReport)) -> String {
         [time(Some(mean(ours))), time(Some(mean(peer))), format!("{whole:+.2} ms")].join(" | ");
     let _ = writeln!(text, "| all | {sums} |\n");
     text
-}
-
-/// Takes the picture of the page that [`figures`] left.
-///
-/// # Errors
-/// There is no browser, or it shows nothing.
-pub(super) fn picture(context: &Context) -> Result<()> {
-    packages::ensure(&[BROWSER])?;
-    let page = fs::canonicalize(context.directory.join("startup.html"))?;
-    let picture = workspace::root().join(PICTURE);
-    let profile = context.directory.join("browser");
-    let option = |name: &str, path: &PathBuf| format!("--{name}={}", path.display());
-    let mut browser = Command::new("timeout");
-    browser.args([
-        "--kill-after=5",
-        "120",
-        BROWSER,
-        "--headless=new",
-        "--no-sandbox",
-        "--disable-gpu",
-    ]);
-    browser.args(["--hide-scrollbars", &format!("--window-size={PICTURE_SIZE}")]);
-    browser.args([option("user-data-dir", &profile), option("screenshot", &picture)]);
-    command::run(browser.arg(format!("file://{}", page.display())))?;
-    fs::remove_dir_all(&profile).context("remove the browser's files")?;
-    let size = fs::metadata(&picture).context("the picture")?.len();
-    ensure!(size > 20_000, "the picture of the page has {size} bytes");
-    Ok(())
 }
 
 #[cfg(test)]
