@@ -55,8 +55,8 @@ pub struct Series {
 pub struct Found {
     /// By number of the arm and circumstances.
     pub series: BTreeMap<(usize, Circumstances), Series>,
-    /// The control, in the order of its turns, in milliseconds.
-    pub control: Vec<f64>,
+    /// The control under each circumstances, in the order of its turns, in milliseconds.
+    pub control: BTreeMap<Circumstances, Vec<f64>>,
     /// Arms whose warm-ups all failed: they have no turns after these.
     pub given_up: BTreeSet<usize>,
     /// Whether it ended before its end.
@@ -203,7 +203,8 @@ impl Found {
 
     fn take(&mut self, turn: &Turn, result: Result<Sample, Failure>) {
         let Who::Arm(arm) = turn.who else {
-            self.control.extend(result.ok().filter(|_| turn.round.is_some()).map(|s| s.total));
+            let control = self.control.entry(turn.circumstances).or_default();
+            control.extend(result.ok().filter(|_| turn.round.is_some()).map(|s| s.total));
             return;
         };
         let series = self.series.entry((arm, turn.circumstances)).or_default();

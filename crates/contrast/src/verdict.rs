@@ -21,7 +21,8 @@ pub struct Verdict {
     pub reasons: Vec<String>,
     /// What is known to distort such numbers and is found here, without making them invalid.
     pub notes: Vec<String>,
-    /// By how much the control's second half differs from its first, as a fraction.
+    /// By how much the control's second half differs from its first, as a fraction; of the rounds of that kind in
+    /// which it differs most.
     pub control_drift: Option<f64>,
     /// The control's median, in milliseconds.
     pub control_p50: Option<f64>,
@@ -30,9 +31,16 @@ pub struct Verdict {
 }
 
 impl Verdict {
-    /// Judges a run of `runs` rounds on the host `fingerprint`, whose control took `control`.
-    pub fn of(fingerprint: &Fingerprint, control: &[f64], runs: usize, partial: bool) -> Self {
-        let drift = drift(control);
+    /// Judges a run of `runs` rounds of each kind on the host `fingerprint`, whose control took `controls` in those of
+    /// each kind. Times of different kinds are not compared, so that a drift between them is none.
+    pub fn of(
+        fingerprint: &Fingerprint,
+        controls: &[Vec<f64>],
+        runs: usize,
+        partial: bool,
+    ) -> Self {
+        let drift = controls.iter().filter_map(|control| drift(control)).max_by(f64::total_cmp);
+        let control = &*controls.concat();
         let mut reasons = vec![];
         if partial {
             reasons.push("the run was interrupted".to_owned());
@@ -108,14 +116,14 @@ mod tests {
 
     #[test]
     fn quiet_run_is_valid() {
-        let verdict = Verdict::of(&quiet(), &[1.0; 30], 30, false);
+        let verdict = Verdict::of(&quiet(), &[vec![1.0; 30]], 30, false);
         assert!(verdict.valid && verdict.reasons.is_empty(), "{verdict:?}");
     }
 
     #[test]
     fn drift_load_and_interruption_are_named() {
         let reasons = |fingerprint, control: &[f64], partial| {
-            Verdict::of(&fingerprint, control, 30, partial).reasons.join("; ")
+            Verdict::of(&fingerprint, &[control.to_vec()], 30, partial).reasons.join("; ")
         };
         let drifting: Vec<f64> = (0..30).map(f64::from).collect();
         assert!(reasons(quiet(), &drifting, false).contains("the control changed"));
@@ -134,7 +142,7 @@ mod tests {
             favordynmods: Some(false),
             ..quiet()
         };
-        let verdict = Verdict::of(&trapped, &[1.0; 30], 3, false);
+        let verdict = Verdict::of(&trapped, &[vec![1.0; 30]], 3, false);
         assert!(verdict.valid && verdict.notes.len() >= 4, "{verdict:?}");
     }
 }

@@ -1,14 +1,48 @@
-//! `cargo xtask docs`: the man pages and shell completions, from the command line's own description.
+//! `cargo xtask docs`: what of the documentation is made, not written. The man pages and shell completions, from the
+//! command line's own description, and the tables of the lesson, from measurements.
+
+mod lesson;
+mod tables;
 
 use anyhow::{Context, Result, ensure};
+use clap::{Args, ValueEnum};
 
 use crate::{command, workspace};
 
-/// Writes them to `target/docs` and prints their paths.
+/// What to make.
+#[derive(Args)]
+pub(crate) struct DocsArgs {
+    /// Only one of them
+    #[arg(value_enum)]
+    part: Option<Part>,
+    /// Use the last measurements of the lesson again
+    #[arg(long)]
+    measured: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Part {
+    /// Man pages and shell completions, in target/docs
+    Reference,
+    /// The tables of docs/contrast.md
+    Lesson,
+}
+
+/// Makes what is asked for, or all of it.
 ///
 /// # Errors
-/// They cannot be built or written.
-pub(crate) fn run() -> Result<()> {
+/// Something cannot be built, measured or written.
+pub(crate) fn run(arguments: &DocsArgs) -> Result<()> {
+    if arguments.part != Some(Part::Lesson) {
+        reference()?;
+    }
+    if arguments.part != Some(Part::Reference) {
+        lesson::write(arguments.measured)?;
+    }
+    Ok(())
+}
+
+fn reference() -> Result<()> {
     let directory = workspace::root().join("target/docs");
     let mut cargo = workspace::cargo();
     cargo.args(["run", "--quiet", "--package", "vmm", "--example", "reference", "--"]);

@@ -96,8 +96,10 @@ enum Top {
     ///   cargo xtask images busybox big    only these
     #[command(verbatim_doc_comment)]
     Images(images::ImagesArgs),
-    /// Write the man pages and shell completions of vmm to target/docs
-    Docs,
+    /// Make what of the documentation is not written by hand
+    ///
+    /// Man pages and shell completions go to target/docs, measurements into the tables of docs/contrast.md.
+    Docs(docs::DocsArgs),
     /// Use the emulated host: a small Debian machine with hardware KVM, on any machine
     #[command(subcommand)]
     Host(HostCommand),
@@ -195,7 +197,7 @@ fn run(command: Top) -> Result<i32> {
         Top::Icount(arguments) => icount::run(&arguments).map(|()| 0),
         Top::Rootfs => build_rootfs().map(|()| 0),
         Top::Images(arguments) => images::run(&arguments).map(|()| 0),
-        Top::Docs => docs::run().map(|()| 0),
+        Top::Docs(arguments) => docs::run(&arguments).map(|()| 0),
         Top::Host(HostCommand::Run(arguments)) => {
             let mut job = host_job(arguments.command, &arguments.host)?;
             job.timeout = arguments.timeout.map(Duration::from_secs);

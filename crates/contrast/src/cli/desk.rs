@@ -213,7 +213,7 @@ impl<'a> Desk<'a> {
             measured: outcome.measured,
             prepared: self.prepared,
             limitations,
-            verdict: Verdict::of(&fingerprint, &outcome.control, runs, interrupted),
+            verdict: Verdict::of(&fingerprint, &[outcome.control], runs, interrupted),
             fingerprint,
             arms: outcome.arms,
         };

@@ -121,7 +121,7 @@ fn run(args: &WithinArgs, kit: &'static Kit, listen: Option<IpAddr>) -> Result<E
         measured: kit.measured.iter().map(|line| (*line).to_owned()).collect(),
         limitations: given_up.collect(),
         arms: assemble_figures(&arms.entries, &rounds, &kinds, arms.baseline.as_deref()),
-        control: found.control,
+        control: found.control.into_values().flatten().collect(),
     };
     desk.close(arms, outcome)
 }
