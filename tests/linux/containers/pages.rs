@@ -30,7 +30,7 @@ fn start_gives_table_json_and_page_in_one_run() {
     let page = fs::read_to_string(html).expect("a page");
     let (head, _) = page.split_once("<h2>").expect("sections");
     assert!(head.contains("on an emulated host: only ratios mean anything</h1>"), "{head}");
-    assert!(head.contains("Not valid") && head.contains("there are 1 controls"), "{head}");
+    assert!(head.contains("Not valid") && head.contains("there are 2 controls"), "{head}");
     assert_eq!(page.matches("<figure>").count(), 4, "distribution, phases twice, bursts");
     assert!(page.contains("youki is not installed") && page.contains("vmm-namespaces"), "{page}");
 }
