@@ -166,6 +166,23 @@ fn streams_are_whole_and_end_with_their_process() {
 }
 
 #[test]
+fn processes_that_start_while_others_end_have_their_own_status_and_output() {
+    let (machine, _first) = Machine::asleep(setup());
+    for _ in 0..25 {
+        let start = |number: u8| {
+            let session = machine.run(shell(&format!("echo {number}; exit {number}")));
+            (number, session.expect("started"))
+        };
+        for (number, session) in (0..8).map(start).collect::<Vec<_>>() {
+            let done = session.finish();
+            let seen = (done.text().to_owned(), done.exit.status);
+            assert_eq!(seen, (format!("{number}\n"), Status::Code(number)));
+        }
+    }
+    machine.shut_down();
+}
+
+#[test]
 fn terminals_are_terminals() {
     let machine = Machine::start(setup());
     let size = TerminalSize { rows: 30, columns: 100 };

@@ -145,11 +145,12 @@ impl Agent {
     fn reap(&mut self) {
         let mut signal = [0; 128];
         while read(&self.children, &mut signal).is_ok_and(|len| len > 0) {}
-        // Which child is whose is said before it ends.
-        for session in self.sessions.values_mut() {
-            session.handle(Stream::Report, &mut self.scratch);
-        }
         while let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG) {
+            // Which child is whose is said before it ends. Asked any earlier, one that has made way for its
+            // program since would still be taken for it.
+            for session in self.sessions.values_mut() {
+                session.handle(Stream::Report, &mut self.scratch);
+            }
             let number = |value: i32| u8::try_from(value).unwrap_or(u8::MAX);
             let Some(status) = status
                 .exit_status()

@@ -220,8 +220,10 @@ impl Process {
         }
         if self.report.is_some() {
             self.read_report(link, scratch);
-            // Its ends are closed, so that it cannot say more.
-            self.report = None;
+            // It cannot say more, though the process that made way for it may still have an end open.
+            if self.report.is_some() {
+                self.end_report(link);
+            }
             return Progress::Output;
         }
         if self.outputs.is_empty() {
@@ -313,24 +315,31 @@ impl Process {
                 self.said = serde_json::from_slice(bytes).ok();
                 self.follow(sender);
             } else {
-                self.report = None;
-                let never = || {
-                    let what = "the process ended before its program began".to_owned();
-                    Reply::Refused { kind: Refusal::Other, what }
-                };
-                link.say(self.said.get_or_insert_with(never));
+                self.end_report(link);
             }
         }
+    }
+
+    /// Tells the host what the child has said last: nothing follows it.
+    fn end_report(&mut self, link: &mut Link) {
+        self.report = None;
+        let never = || {
+            let what = "the process ended before its program began".to_owned();
+            Reply::Refused { kind: Refusal::Other, what }
+        };
+        link.say(self.said.get_or_insert_with(never));
     }
 
     /// Who says that the program is about to begin is the process from now on. The agent is its parent, so
     /// that its number is its own until it is buried.
     fn follow(&mut self, sender: Option<Pid>) {
         let (Some(pid), Some(Reply::Started { .. })) = (sender, &self.said) else { return };
-        if pid != self.child.pid
-            && let Ok(pidfd) = pidfd_open(pid, PidfdFlags::empty())
-        {
-            self.child = Child { pid, pidfd };
+        if pid != self.child.pid {
+            self.child.pid = pid;
+            // One that is being buried has none any more, and needs none.
+            if let Ok(pidfd) = pidfd_open(pid, PidfdFlags::empty()) {
+                self.child.pidfd = pidfd;
+            }
         }
     }
 
