@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use serde::Serialize;
 
-use crate::report::{FORM, Report};
+use crate::report::{FORM, Report, parse_as};
 use crate::stats::Ratio;
 
 /// What became of one arm.
@@ -42,11 +42,7 @@ pub struct Comparison {
 /// # Errors
 /// It is none, or of another form.
 pub fn parse(text: &str) -> Result<Report, String> {
-    let report: Report = serde_json::from_str(text).map_err(|error| error.to_string())?;
-    if report.form != FORM {
-        return Err(format!("it has the form {}, not {FORM}", report.form));
-    }
-    Ok(report)
+    parse_as(text, FORM, |report: &Report| &report.form)
 }
 
 /// Compares what was measured `before` and `after`.

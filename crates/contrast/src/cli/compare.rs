@@ -49,7 +49,7 @@ pub(super) fn run(args: &CompareArgs) -> Result<ExitCode> {
 ///
 /// # Errors
 /// There is none in the file.
-pub(super) fn read(path: &Path) -> Result<Report> {
+fn read(path: &Path) -> Result<Report> {
     let text = fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
     parse(&text)
         .map_err(|why| anyhow!("{} is no report of vmm bench startup: {why}", path.display()))

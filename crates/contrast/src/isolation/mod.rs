@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::fingerprint::Fingerprint;
-use crate::report::Image;
+use crate::report::{Image, parse_as};
 
 pub use hostile::{Attack, Felt};
 pub use render::{page, render};
@@ -67,11 +67,7 @@ pub struct Report {
 /// # Errors
 /// It is none, or of another form.
 pub fn parse(text: &str) -> Result<Report, String> {
-    let report: Report = serde_json::from_str(text).map_err(|error| error.to_string())?;
-    if report.form != FORM {
-        return Err(format!("it has the form {}, not {FORM}", report.form));
-    }
-    Ok(report)
+    parse_as(text, FORM, |report: &Report| &report.form)
 }
 
 /// One column.

@@ -9,6 +9,7 @@ mod render;
 mod startup;
 mod table;
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::fingerprint::Fingerprint;
@@ -22,6 +23,19 @@ pub use startup::{Entry, assemble};
 
 /// The form of this report; another number means other meanings.
 pub const FORM: &str = "vmm-contrast/startup/1";
+
+/// Reads a report of whatever kind whose form, which `of` finds in it, is `form`.
+pub(crate) fn parse_as<T: DeserializeOwned>(
+    text: &str,
+    form: &str,
+    of: fn(&T) -> &String,
+) -> Result<T, String> {
+    let report: T = serde_json::from_str(text).map_err(|error| error.to_string())?;
+    if of(&report) != form {
+        return Err(format!("it has the form {}, not {form}", of(&report)));
+    }
+    Ok(report)
+}
 
 /// `vmm bench startup`: everything about one run of it. Times are in milliseconds.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

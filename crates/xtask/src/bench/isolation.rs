@@ -16,7 +16,7 @@ use super::{Context, kept};
 /// Name of the files of the report.
 pub(super) const GROUP: &str = "contrast";
 
-const WORDS: [&str; 2] = ["contrast", "busybox"];
+const IMAGE: &str = "busybox";
 
 /// It takes a minute or two on a quiet machine.
 const TIMEOUT: Duration = Duration::from_secs(20 * 60);
@@ -27,7 +27,7 @@ const TIMEOUT: Duration = Duration::from_secs(20 * 60);
 /// The measurement failed.
 pub(super) fn figures(context: &Context, records: &mut Records) -> Result<Vec<Figure>> {
     eprintln!("bench: vmm contrast");
-    let text = kept::measure(context, &WORDS, TIMEOUT)?;
+    let text = kept::measure(context, &["contrast"], &[IMAGE], TIMEOUT)?;
     let report = isolation::parse(&text).map_err(|why| anyhow!("vmm contrast: {why}"))?;
     kept::keep(context, GROUP, &text, &isolation::page(&report))?;
     println!("{}", isolation::render(&report, Format::Table)?);

@@ -20,16 +20,19 @@ use crate::{command, packages, workspace};
 const PICTURE_SIZE: &str = "1120,1500";
 const BROWSER: &str = "chromium";
 
-/// What `vmm WORDS` reports as JSON.
+/// What `vmm COMMAND WORDS` reports as JSON.
 ///
 /// # Errors
 /// It fails, or takes longer than `timeout`.
-pub(super) fn measure(context: &Context, words: &[&str], timeout: Duration) -> Result<String> {
+pub(super) fn measure(
+    context: &Context,
+    command: &[&str],
+    words: &[&str],
+    timeout: Duration,
+) -> Result<String> {
     let cache = Cache::of_user()?;
     let programs = context.programs()?;
-    let options = words.iter().position(|word| word.starts_with('-')).unwrap_or(1);
-    let (names, rest) = words.split_at(options);
-    let mut job = Job::new([&[VMM], names, &["--quiet", "--format", "json"], rest].concat());
+    let mut job = Job::new([&[VMM], command, &["--quiet", "--format", "json"], words].concat());
     let importer = programs.path(store::IMPORTER)?;
     job.artifacts = Some(artifacts::disk(&cache, &artifacts::guest(&cache, FLAVOURS)?)?);
     job.store = Some(store::disk(&cache, importer)?);
@@ -41,7 +44,7 @@ pub(super) fn measure(context: &Context, words: &[&str], timeout: Duration) -> R
     job.timeout = Some(timeout);
     let mut output = vec![];
     let status = job.relay_to(&mut output, &mut io::stderr())?;
-    ensure!(status == 0, "`vmm {}` failed (status {status})", words.join(" "));
+    ensure!(status == 0, "`vmm {}` failed (status {status})", command.join(" "));
     String::from_utf8(output).context("the report")
 }
 

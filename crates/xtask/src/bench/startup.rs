@@ -55,9 +55,8 @@ pub(super) fn figures(context: &Context, records: &mut Records) -> Result<Vec<Fi
 fn measure(context: &Context) -> Result<String> {
     let runs = context.runs(RUNS).to_string();
     eprintln!("bench: vmm bench startup, {runs} runs, {PARALLEL} at once");
-    let words =
-        ["bench", "startup", "--runs", &runs, "--parallel", PARALLEL, "--timeout", RUN_TIMEOUT];
-    kept::measure(context, &[&words[..], &IMAGE].concat(), TIMEOUT)
+    let words = ["--runs", &runs, "--parallel", PARALLEL, "--timeout", RUN_TIMEOUT];
+    kept::measure(context, &["bench", "startup"], &[&words[..], &IMAGE].concat(), TIMEOUT)
 }
 
 fn side(arm: &str) -> Arm {
