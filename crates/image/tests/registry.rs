@@ -5,78 +5,43 @@
     clippy::panic,
     reason = "a test fails by a panic"
 )]
+#![expect(unreachable_pub, reason = "a program has no users but its own modules")]
 
+#[path = "../../../tests/support/registry.rs"]
+mod registry;
 mod support;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 
 use serde_json::json;
 use support::*;
 use vmm_image::store::digest_of;
 
-/// `test` and `secret`, as `htpasswd -B` writes them.
-const LOGINS: &str = "test:$2y$05$mdNZGLP7KmaHZg4CYKvJHOuYIjGmk0RolD.h.srVKSXW1eaAuFqM6\n";
-/// The same for `Authorization`.
+/// What is sent as `Authorization` by `test`, whose password is `secret`.
 const LOGIN: &str = "dGVzdDpzZWNyZXQ=";
 
-/// A running registry, which ends with the test.
+/// A registry that serves and is filled by requests.
 struct Registry {
-    child: Child,
-    port: u16,
+    server: registry::Registry,
     login: bool,
-}
-
-impl Drop for Registry {
-    fn drop(&mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
-    }
 }
 
 impl Registry {
     fn start(place: &Place, login: bool) -> Self {
-        Self::configured(place, login, "")
-    }
-
-    /// With `more` below the key `http`.
-    fn configured(place: &Place, login: bool, more: &str) -> Self {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = listener.local_addr().unwrap().port();
-        drop(listener);
-        let root = place.path("registry");
-        let mut config = format!(
-            "version: 0.1\nlog: {{level: error, accesslog: {{disabled: true}}}}\nstorage:\n  filesystem: {{rootdirectory: {}}}\nhttp:\n  addr: \"127.0.0.1:{port}\"\n{more}\n",
-            root.display()
-        );
-        if login {
-            let file = place.path("htpasswd");
-            std::fs::write(&file, LOGINS).unwrap();
-            config += &format!("auth:\n  htpasswd: {{realm: test, path: {}}}\n", file.display());
-        }
-        let path = place.path("registry.yml");
-        std::fs::write(&path, config).unwrap();
-        let mut command = Command::new("docker-registry");
-        command.arg("serve").arg(&path).stdout(Stdio::null()).stderr(Stdio::null());
-        let child = command.spawn().expect("docker-registry, of the Debian package of that name");
-        let registry = Self { child, port, login };
-        let waits = (0..100).any(|_| {
-            std::thread::sleep(std::time::Duration::from_millis(100));
-            TcpStream::connect(("127.0.0.1", port)).is_ok()
-        });
-        assert!(waits, "docker-registry does not listen");
-        registry
+        let server = registry::Registry::start(&place.path("registry"), login, None);
+        Self { server, login }
     }
 
     /// Sends a request, and returns its status and the value of `Location`.
     fn send(&self, method: &str, path: &str, kind: &str, body: &[u8]) -> (u16, String) {
-        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
+        let mut stream = TcpStream::connect(("127.0.0.1", self.server.port)).unwrap();
         let login =
             if self.login { format!("Authorization: Basic {LOGIN}\r\n") } else { String::new() };
         let head = format!(
             "{method} {path} HTTP/1.1\r\nHost: 127.0.0.1:{}\r\nConnection: close\r\n{login}Content-Type: {kind}\r\nContent-Length: {}\r\n\r\n",
-            self.port,
+            self.server.port,
             body.len()
         );
         stream.write_all(head.as_bytes()).unwrap();
@@ -115,7 +80,7 @@ impl Registry {
     }
 
     fn name(&self, rest: &str) -> String {
-        format!("127.0.0.1:{}/{rest}", self.port)
+        format!("127.0.0.1:{}/{rest}", self.server.port)
     }
 }
 
@@ -180,7 +145,7 @@ fn registry_with_a_password_is_pulled_from_with_docker_s_login_alone() {
     registry.push("app", "latest", &image);
     let name = registry.name("app");
     assert!(place.refused(&[&name]).contains("does not allow access"));
-    let host = format!("127.0.0.1:{}", registry.port);
+    let host = format!("127.0.0.1:{}", registry.server.port);
     let login = |entry: serde_json::Value| {
         std::fs::create_dir_all(place.path("docker")).unwrap();
         std::fs::write(place.path("docker/config.json"), entry.to_string()).unwrap();
@@ -218,10 +183,10 @@ fn registry_of_another_host_has_to_be_encrypted() {
     registry.push("app", "latest", &Image::new("x", 1));
     // Another name for this host, which only a name service could tell.
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap().trim().to_owned();
-    let name = format!("{host}.invalid:{}/app", registry.port);
+    let name = format!("{host}.invalid:{}/app", registry.server.port);
     let error = place.refused(&[&name]);
     assert!(error.starts_with(&format!("registry {host}.invalid:")), "{error}");
-    let localhost = format!("localhost:{}/app", registry.port);
+    let localhost = format!("localhost:{}/app", registry.server.port);
     place.pull(&[&localhost, "--plain-http"]);
 }
 
@@ -248,14 +213,15 @@ fn certificate_of_a_registry_has_to_be_trusted() {
         .output()
         .expect("openssl");
     assert!(made.status.success(), "{}", told(&made));
-    let tls = format!("  tls: {{certificate: {}, key: {}}}", certificate.display(), key.display());
-    let registry = Registry::configured(&place, false, &tls);
+    let directory = place.path("registry");
+    let server = registry::Registry::start(&directory, false, Some([&certificate, &key]));
+    let registry = Registry { server, login: false };
     let name = registry.name("app");
     let error = place.refused(&[&name]);
     assert!(error.contains("cannot be trusted") && error.contains("UnknownIssuer"), "{error}");
     let trusting = place.command(&[&name]).env("SSL_CERT_FILE", &certificate).output().unwrap();
     assert!(told(&trusting).contains("has no image"), "{}", told(&trusting));
-    let elsewhere = format!("localhost:{}/app", registry.port);
+    let elsewhere = format!("localhost:{}/app", registry.server.port);
     let wrong = place.command(&[&elsewhere]).env("SSL_CERT_FILE", &certificate).output().unwrap();
     assert!(told(&wrong).contains("not valid for name"), "{}", told(&wrong));
 }

@@ -23,6 +23,8 @@ mod lifecycle;
 mod output;
 mod pages;
 mod pty;
+#[path = "../../support/registry.rs"]
+mod registry;
 mod rules;
 mod runtime;
 mod services;

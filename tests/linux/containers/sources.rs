@@ -1,13 +1,13 @@
 //! Images wherever they come from: each kind of source, named on the command line of `vmm run`.
 
 use std::fs;
-use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 
 use serde_json::{Value, json};
 
-use super::world::{World, eventually, run};
+use super::registry;
+use super::world::{World, run};
 use crate::guest::artifact;
 
 /// The image that a Dockerfile made has an entry point of its own, which shows what it was given.
@@ -34,46 +34,12 @@ fn every_kind_of_file_is_run_as_it_is_named() {
     assert_eq!(files.count(), 5, "four that were there, and one");
 }
 
-/// `test` and `secret`, as `htpasswd -B` writes them.
-const LOGINS: &str = "test:$2y$05$mdNZGLP7KmaHZg4CYKvJHOuYIjGmk0RolD.h.srVKSXW1eaAuFqM6\n";
-
-/// Debian's docker-registry on the loopback interface, with the image `busybox`.
-struct Registry {
-    child: Child,
-    port: u16,
-}
-
-impl Drop for Registry {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
+/// A registry with the image `busybox`.
+struct Registry(registry::Registry);
 
 impl Registry {
     fn start(place: &Path, login: bool) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-        let port = listener.local_addr().expect("address").port();
-        drop(listener);
-        let place = place.join(port.to_string());
-        fs::create_dir(&place).expect("directory");
-        let mut config = json!({
-            "version": "0.1",
-            "log": {"level": "error", "accesslog": {"disabled": true}},
-            "storage": {"filesystem": {"rootdirectory": place.join("blobs")}},
-            "http": {"addr": format!("127.0.0.1:{port}")},
-        });
-        if login {
-            let file = place.join("htpasswd");
-            fs::write(&file, LOGINS).expect("logins");
-            config["auth"] = json!({"htpasswd": {"realm": "test", "path": file}});
-        }
-        let file = place.join("registry.yml");
-        fs::write(&file, config.to_string()).expect("configuration");
-        let mut serve = Command::new("docker-registry");
-        serve.arg("serve").arg(&file).stdout(Stdio::null()).stderr(Stdio::null());
-        let registry = Self { child: serve.spawn().expect("docker-registry"), port };
-        eventually("the registry listens", || TcpStream::connect(("127.0.0.1", port)).is_ok());
+        let registry = Self(registry::Registry::start(place, login, None));
         registry.push();
         registry
     }
@@ -103,7 +69,7 @@ impl Registry {
     }
 
     fn curl(&self, line: &str, args: &[&str]) {
-        let place = format!("http://127.0.0.1:{}/v2/group/box", self.port);
+        let place = format!("http://127.0.0.1:{}/v2/group/box", self.0.port);
         let mut command = Command::new("sh");
         run(command.args(["-c", line, "sh", &place]).args(args), b"").success();
     }
@@ -114,8 +80,8 @@ impl Registry {
 fn image_of_a_registry_is_run_by_its_name() {
     let world = World::new();
     for login in [false, true] {
-        let registry = Registry::start(world.data(), login);
-        let host = format!("localhost:{}", registry.port);
+        let registry = Registry::start(&world.data().join(format!("registry-{login}")), login);
+        let host = format!("localhost:{}", registry.0.port);
         let image = format!("{host}/group/box:1");
         let line = ["run", "--rm", "--network", "none", &image, "echo", "from a registry"];
         let docker: PathBuf = world.data().join("docker");
