@@ -160,7 +160,7 @@ fn probe_that_says_anything_else_is_a_column_that_failed() {
         ("sleep 1000", "killed after 3 s"),
         ("(exec sleep 1000 >/dev/null 2>&1) & echo '{}'", "left processes behind"),
     ] {
-        let script = format!("[ $1 = doctor ] && exit; {script}");
+        let script = format!("[ $1 = run ] || exit; {script}");
         let world = world(&script);
         let report = report(&world, &["--timeout", "3", "--quiet"]);
         let failed = report["columns"][2]["failed"].as_str().unwrap();
@@ -230,7 +230,7 @@ fn what_cannot_be_is_refused_before_anything_runs() {
 
 #[test]
 fn interrupt_gives_a_partial_report_and_leaves_nothing() {
-    let world = world("[ $1 = doctor ] && exit; touch \"$TMPDIR/started\"; sleep 1000");
+    let world = world("[ $1 = run ] || exit; touch \"$TMPDIR/started\"; sleep 1000");
     let file = world.path("report.json");
     let words = ["--format", "json", "-o", file.to_str().unwrap(), "box"];
     let mut child = command(&world, &words).spawn().unwrap();

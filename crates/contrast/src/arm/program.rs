@@ -2,6 +2,8 @@
 
 use std::env;
 use std::ffi::OsStr;
+use std::io;
+use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -9,11 +11,12 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use super::Absent;
+use crate::launch::launch;
 
 /// Where programs of root are, though the search path of others may not say so.
 const SYSTEM: [&str; 3] = ["/usr/local/sbin", "/usr/sbin", "/sbin"];
 
-/// How long cleaning up may take.
+/// How long cleaning up may take, or telling a version.
 const PATIENCE: Duration = Duration::from_secs(30);
 const STEP: Duration = Duration::from_millis(2);
 
@@ -31,8 +34,16 @@ fn is_program(path: &Path) -> bool {
 
 /// The first line that `program` prints when asked for its version.
 pub(super) fn version(program: &Path) -> String {
-    let output = Command::new(program).arg("--version").stdin(Stdio::null()).output();
-    let text = output.map(|output| output.stdout).unwrap_or_default();
+    version_within(program, PATIENCE)
+}
+
+fn version_within(program: &Path, patience: Duration) -> String {
+    // Nobody interrupts what takes a moment, or is killed.
+    let said = io::pipe().ok().and_then(|(never, _open)| {
+        let mut command = Command::new(program);
+        launch(command.arg("--version"), patience, never.as_fd(), None).ok()
+    });
+    let text = said.map(|finished| finished.output).unwrap_or_default();
     let text = String::from_utf8_lossy(&text).into_owned();
     text.lines().next().unwrap_or("unknown").trim().to_owned()
 }
@@ -76,6 +87,21 @@ mod tests {
         assert!(find("sh").unwrap().ends_with("sh"));
         assert_eq!(find("nosuch-program").unwrap_err().0, "nosuch-program is not installed");
         assert_eq!(version(Path::new("/nosuch")), "unknown");
+    }
+
+    #[test]
+    fn version_is_not_waited_for_without_end() {
+        let directory = tempfile::tempdir().unwrap();
+        let program = directory.path().join("program");
+        let version_of = |script: &str| {
+            std::fs::write(&program, format!("#!/bin/sh\n{script}\n")).unwrap();
+            std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+            version_within(&program, Duration::from_secs(1))
+        };
+        assert_eq!(version_of("echo ' program 1 '; echo more"), "program 1");
+        let began = Instant::now();
+        assert_eq!(version_of("sleep 100"), "unknown");
+        assert!(began.elapsed() < Duration::from_secs(50));
     }
 
     #[test]
