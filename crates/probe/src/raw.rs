@@ -158,7 +158,7 @@ mod tests {
             call(libc::SYS_getppid, 0),
             call(libc::SYS_close, usize::MAX),
             call(libc::SYS_exit_group, 3),
-            call(libc::SYS_pause, 0),
+            call(libc::SYS_ppoll, 0),
             call(libc::SYS_rt_sigreturn, 0),
             call(libc::SYS_close, usize::MAX),
         ]);
