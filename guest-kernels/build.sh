@@ -2,9 +2,10 @@
 # Builds one guest kernel: build.sh FLAVOUR ARCH OUTDIR
 #
 # Unpacks Debian's kernel source, applies patches/, and configures it as `make allnoconfig` plus the
-# allow-list beside this script: minimal-ARCH.config, then FLAVOUR-ARCH.config for another flavour.
+# allow-list beside this script: minimal.config and minimal-ARCH.config, then FLAVOUR.config and
+# FLAVOUR-ARCH.config for another flavour.
 # Fails when the kernel's configuration does not grant every line of the allow-list.
-# Leaves vmlinux, bzImage (x86_64) and config in OUTDIR.
+# Leaves config in OUTDIR, and vmlinux and bzImage (x86_64) or Image (aarch64).
 #
 # Environment: KERNEL_SOURCE (the tarball), WORK (scratch directory, made and removed when not given),
 # JOBS (parallel compilations).
@@ -15,8 +16,8 @@ fail() { echo "build.sh: $*" >&2; exit 1; }
 [ $# -eq 3 ] || fail "usage: build.sh FLAVOUR ARCH OUTDIR"
 flavour=$1 arch=$2 out=$3
 here=$(cd "$(dirname "$0")" && pwd)
-fragments=("$here/minimal-$arch.config")
-[ "$flavour" = minimal ] || fragments+=("$here/$flavour-$arch.config")
+fragments=("$here/minimal.config" "$here/minimal-$arch.config")
+[ "$flavour" = minimal ] || fragments+=("$here/$flavour.config" "$here/$flavour-$arch.config")
 tarball=${KERNEL_SOURCE:-/usr/src/linux-source-6.12.tar.xz}
 jobs=${JOBS:-$(nproc)}
 
@@ -26,9 +27,12 @@ done
 [ -f "$tarball" ] || fail "$tarball is missing; install the Debian package linux-source-6.12"
 
 case $arch in
-x86_64) kernel_arch=x86_64 images=(vmlinux arch/x86/boot/bzImage) ;;
+x86_64) kernel_arch=x86_64 compiler=x86_64-linux-gnu- images=(vmlinux arch/x86/boot/bzImage) ;;
+aarch64) kernel_arch=arm64 compiler=aarch64-linux-gnu- images=(arch/arm64/boot/Image) ;;
 *) fail "architecture $arch has no recipe" ;;
 esac
+# The compiler of this machine's own architecture is called by its plain name.
+[ "$arch" != "$(uname -m)" ] || compiler=
 
 if [ -z "${WORK:-}" ]; then
     WORK=$(mktemp -d "${TMPDIR:-/tmp}/guest-kernel.XXXXXX")
@@ -51,7 +55,9 @@ for patch in "$here"/patches/*.patch; do
     patch -s -d "$source" -p1 <"$patch"
 done
 
-kmake() { make -s -C "$source" O="$build" ARCH="$kernel_arch" -j "$jobs" "$@"; }
+kmake() {
+    make -s -C "$source" O="$build" ARCH="$kernel_arch" CROSS_COMPILE="$compiler" -j "$jobs" "$@"
+}
 
 echo "configuring $flavour-$arch"
 allow_list=$WORK/allow-list
@@ -89,5 +95,5 @@ for image in "${images[@]}"; do
     install -m 644 "$build/$image" "$out/$(basename "$image")"
 done
 # The symbol table stays: it costs the guest nothing and names what an address is.
-strip --strip-debug "$out/vmlinux"
+[ ! -e "$out/vmlinux" ] || "${compiler}strip" --strip-debug "$out/vmlinux"
 install -m 644 "$build/.config" "$out/config"

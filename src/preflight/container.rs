@@ -114,8 +114,8 @@ mod tests {
 
     /// The recipe of the kernel that containers get by default.
     fn recipe() -> String {
-        let minimal = include_str!("../../guest-kernels/minimal-x86_64.config");
-        let container = include_str!("../../guest-kernels/container-x86_64.config");
+        let minimal = include_str!("../../guest-kernels/minimal.config");
+        let container = include_str!("../../guest-kernels/container.config");
         // What the kernel's own rules add.
         format!("{minimal}\n{container}\nCONFIG_SECCOMP=y\n")
     }
@@ -139,7 +139,7 @@ mod tests {
                 assert_eq!(error.contains("module"), !other.is_empty(), "{error}");
             }
         }
-        let minimal = include_str!("../../guest-kernels/minimal-x86_64.config");
+        let minimal = include_str!("../../guest-kernels/minimal.config");
         let error = told(minimal, ALL).expect_err("no namespaces");
         for name in ["PID_NS", "MEMCG", "POSIX_MQUEUE", "CGROUP_BPF"] {
             assert!(error.contains(&format!("CONFIG_{name} (")), "{error}");

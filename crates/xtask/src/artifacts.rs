@@ -8,12 +8,12 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
+use crate::arch::Arch;
 use crate::cache::{Cache, Key};
 use crate::host::{self, Job};
 use crate::images::store;
-use crate::kernel::{self, Arch};
 use crate::workspace::{self, Profile, Program};
-use crate::{image, images, packages, rootfs};
+use crate::{image, images, kernel, rootfs};
 
 /// The flavours of our own guest kernels.
 pub(crate) const FLAVOURS: &[&str] = &["minimal", "container"];
@@ -28,68 +28,68 @@ pub(crate) struct Artifact {
 /// Room for the file system's own records, in MiB.
 const OVERHEAD_MIB: u64 = 16;
 
-/// Every kernel, root file system and container image of the tests, built as needed.
+/// Every kernel, root file system and container image of the tests on `arch`, built as needed.
 ///
 /// # Errors
 /// One of them cannot be built.
-pub(crate) fn all(cache: &Cache) -> Result<Vec<Artifact>> {
-    let mut list = guest(cache, FLAVOURS)?;
-    let debian = rootfs::debian(cache)?;
+pub(crate) fn all(cache: &Cache, arch: Arch) -> Result<Vec<Artifact>> {
+    let mut list = guest(cache, arch, FLAVOURS)?;
+    let debian = rootfs::debian(cache, arch)?;
     list.push(artifact("kernels/debian/vmlinuz", debian.vmlinuz));
     list.push(artifact("kernels/debian/initrd", debian.initrd));
     list.push(artifact("kernels/debian/config", debian.config));
-    for form in images::suite(cache)? {
+    for form in images::suite(cache, arch)? {
         list.extend(files(&format!("images/{}", form.name), form.path)?);
     }
     Ok(list)
 }
 
-/// Our kernels of these `flavours` and the BusyBox root file system, built as needed.
+/// Our kernels of these `flavours` and the BusyBox root file system for `arch`, built as needed.
 ///
 /// # Errors
 /// One of them cannot be built.
-pub(crate) fn guest(cache: &Cache, flavours: &[&str]) -> Result<Vec<Artifact>> {
-    packages::ensure(kernel::PACKAGES)?;
+pub(crate) fn guest(cache: &Cache, arch: Arch, flavours: &[&str]) -> Result<Vec<Artifact>> {
     let mut list = vec![];
     for flavour in flavours {
-        let built = kernel::ensure(flavour, Arch::X86_64)?;
-        list.push(artifact(&format!("kernels/{flavour}/vmlinux"), built.vmlinux));
-        list.push(artifact(&format!("kernels/{flavour}/bzImage"), built.bzimage));
-        list.push(artifact(&format!("kernels/{flavour}/config"), built.config));
+        let built = kernel::ensure(flavour, arch)?;
+        for (name, file) in built.files() {
+            list.push(artifact(&format!("kernels/{flavour}/{name}"), file));
+        }
     }
-    let busybox = rootfs::busybox(cache)?;
+    let busybox = rootfs::busybox(cache, arch)?;
     list.push(artifact("rootfs/busybox.ext4", busybox.ext4));
     list.push(artifact("rootfs/busybox.cpio", busybox.cpio));
     Ok(list)
 }
 
 /// Gives the host of `job` everything: fresh builds of our programs on its search path, all artifacts
-/// below `/srv/vmm`, and a store of images below `/var/lib/vmm` when we have a program to make it.
+/// below `/srv/vmm`, and a store of images below `/var/lib/vmm`.
 ///
 /// # Errors
 /// Some of it cannot be built.
 pub(crate) fn equip(job: &mut Job, profile: Profile) -> Result<()> {
     let cache = Cache::of_user()?;
-    let programs = workspace::build_programs(profile)?;
-    job.artifacts = Some(disk(&cache, &all(&cache)?)?);
-    if let Some(importer) = programs.iter().find(|program| program.name == store::IMPORTER) {
-        job.store = Some(store::disk(&cache, &importer.path)?);
-    }
+    let programs = workspace::build_programs(job.arch, profile)?;
+    job.artifacts = Some(disk(&cache, job.arch, &all(&cache, job.arch)?)?);
+    // It works on this machine, whatever it imports for.
+    let native = Arch::native()?;
+    let importer = workspace::build_program(native, profile, store::IMPORTER, store::IMPORTER)?;
+    job.store = Some(store::disk(&cache, job.arch, &importer.path)?);
     let on_path = |program: Program| (program.path, Path::new(host::BIN).join(program.name));
     job.copy.extend(programs.into_iter().map(on_path));
     Ok(())
 }
 
-/// An ext4 image that holds `list`.
+/// An ext4 image that holds `list`, which is for `arch`.
 ///
 /// # Errors
 /// A file is missing, or the cache cannot be written.
-pub(crate) fn disk(cache: &Cache, list: &[Artifact]) -> Result<PathBuf> {
+pub(crate) fn disk(cache: &Cache, arch: Arch, list: &[Artifact]) -> Result<PathBuf> {
     let mut key = Key::new();
     for Artifact { path, source } in list {
         key = key.with(path, identity(source)?);
     }
-    let entry = cache.short_lived_entry("artifacts", &key, |entry| {
+    let entry = cache.short_lived_entry(&arch.kind("artifacts"), &key, |entry| {
         let tree = entry.join("tree");
         let mut size = 0;
         for Artifact { path, source } in list {

@@ -37,6 +37,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, ensure};
 use clap::{Args, ValueEnum};
 
+use crate::arch::Arch;
 use crate::images::store::IMPORTER;
 use crate::packages;
 use crate::workspace::{self, Profile, Program};
@@ -231,7 +232,7 @@ impl Context {
             let vmm = (place::VMM.to_owned(), self.vmm.clone());
             return Ok(Programs(std::iter::once(vmm).chain(others).collect()));
         }
-        let programs = workspace::build_programs(Profile::Release)?.into_iter();
+        let programs = workspace::build_programs(Arch::X86_64, Profile::Release)?.into_iter();
         Ok(Programs(programs.map(|Program { name, path }| (name, path)).collect()))
     }
 

@@ -7,6 +7,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
+use crate::arch::Arch;
 use crate::cache::{Cache, Key};
 use crate::{command, image, packages};
 
@@ -16,12 +17,10 @@ pub(crate) const PACKAGES: &[&str] = &["apt", "dpkg", "kmod"];
 /// The release that installations are made of.
 pub(crate) const SUITE: &str = "bookworm";
 
-const META_PACKAGE: &str = "linux-image-cloud-amd64";
-
 /// Changes whenever the way the kernel is unpacked does.
 const RECIPE: &str = "2";
 
-/// Debian's stock cloud kernel for x86_64, with all of its modules.
+/// Debian's stock cloud kernel, with all of its modules.
 #[derive(Clone, Debug)]
 pub(crate) struct StockKernel {
     directory: PathBuf,
@@ -32,20 +31,22 @@ pub(crate) struct StockKernel {
 }
 
 impl StockKernel {
-    /// The stock kernel, fetched through apt when the cache has none.
+    /// The stock kernel for `arch`, fetched through apt when the cache has none.
     ///
     /// # Errors
     /// apt does not offer or deliver the package.
-    pub(crate) fn ensure(cache: &Cache) -> Result<Self> {
-        let key = Key::new().with("package", META_PACKAGE).with("recipe", RECIPE);
-        let directory = cache.entry("debian-kernel", &key, fetch)?;
+    pub(crate) fn ensure(cache: &Cache, arch: Arch) -> Result<Self> {
+        let meta = format!("linux-image-cloud-{}", arch.debian());
+        let key = Key::new().with("package", &meta).with("recipe", RECIPE);
+        let kind = arch.kind("debian-kernel");
+        let directory = cache.entry(&kind, &key, |entry| fetch(&arch.package(&meta), entry))?;
         let release = only_entry(&directory.join("lib/modules"))?;
         let package = fs::read_to_string(directory.join("package"))?;
         Ok(Self { directory, release, package })
     }
 
-    /// The bzImage.
-    pub(crate) fn bzimage(&self) -> PathBuf {
+    /// The kernel as the package has it: a bzImage on x86_64, an Image on aarch64.
+    pub(crate) fn vmlinuz(&self) -> PathBuf {
         self.directory.join("vmlinuz")
     }
 
@@ -76,8 +77,8 @@ impl StockKernel {
     }
 }
 
-fn fetch(entry: &Path) -> Result<()> {
-    let package = dependency_of_meta_package()?;
+fn fetch(meta_package: &str, entry: &Path) -> Result<()> {
+    let package = kernel_behind(meta_package)?;
     eprintln!("kernel: fetching {package} (Debian's stock kernel, not installed on this machine)");
     let unpacked = entry.join("unpacked");
     fs::write(entry.join("package"), unpack(&package, &unpacked)?)?;
@@ -99,7 +100,7 @@ fn fetch(entry: &Path) -> Result<()> {
 /// apt does not offer or deliver it.
 pub(crate) fn unpack(package: &str, into: &Path) -> Result<String> {
     fs::create_dir(into).with_context(|| format!("create {}", into.display()))?;
-    packages::refresh_lists_for(package)?;
+    packages::offer(package)?;
     let mut fetch = Command::new("apt-get");
     fetch.args(["download", "--quiet", package]).current_dir(into);
     command::run(&mut fetch)?;
@@ -108,6 +109,70 @@ pub(crate) fn unpack(package: &str, into: &Path) -> Result<String> {
     command::run(Command::new("dpkg-deb").arg("--extract").arg(&archive).arg(into))?;
     fs::remove_file(&archive)?;
     Ok(name)
+}
+
+/// Debian's static BusyBox for `arch`, and the names of its applets in lines.
+///
+/// # Errors
+/// apt does not offer or deliver it.
+pub(crate) fn busybox(arch: Arch, scratch: &Path) -> Result<(Vec<u8>, String)> {
+    let program = scratch.join("bin/busybox");
+    unpack("busybox-static", scratch)?;
+    let applets = command::stdout(Command::new(&program).arg("--list"))?;
+    if !arch.is_native() {
+        // It is built alike, but cannot be asked here for its applets.
+        fs::remove_dir_all(scratch)?;
+        unpack(&arch.package("busybox-static"), scratch)?;
+    }
+    let program = fs::read(program).context("take busybox from its package")?;
+    fs::remove_dir_all(scratch)?;
+    Ok((program, String::from_utf8(applets)?))
+}
+
+/// What makes up Debian's smallest installation: what it calls essential, and apt.
+const SMALLEST: [&str; 2] = ["?essential", "apt"];
+
+/// Run outside an installation `$1` that was unpacked and not configured: makes the accounts and the name of
+/// the search path's awk, which scripts of packages would have made.
+const ACCOUNTS: &str = r#"
+for name in passwd group; do
+    cp "$1/usr/share/base-passwd/$name.master" "$1/etc/$name"
+done
+ln -sf mawk "$1/usr/bin/awk"
+"#;
+
+/// Where mmdebstrap keeps the hooks that make `/bin` a link to `/usr/bin` before packages come.
+const MERGED_USR: &str = "/usr/share/mmdebstrap/hooks/merged-usr";
+
+/// `mmdebstrap` for Debian's smallest installation of `arch` and `packages`, without documentation; its
+/// target is still to be named.
+///
+/// On a machine of another architecture it is unpacked and not configured: no package's script can run.
+pub(crate) fn installation(arch: Arch, packages: &[&str]) -> Command {
+    if arch.is_native() {
+        let mut install = mmdebstrap("minbase");
+        if !packages.is_empty() {
+            install.arg(format!("--include={}", packages.join(",")));
+        }
+        return install;
+    }
+    let mut install = mmdebstrap("extract");
+    install.arg(format!("--architectures={}", arch.debian()));
+    install.args(SMALLEST.iter().chain(packages).map(|package| format!("--include={package}")));
+    install.arg(format!("--hook-dir={MERGED_USR}"));
+    install.arg(last_hook(arch, ACCOUNTS));
+    install
+}
+
+/// The argument with which mmdebstrap runs `script` when all packages of an [`installation`] are there.
+pub(crate) fn last_hook(arch: Arch, script: &str) -> String {
+    let step = if arch.is_native() { "customize" } else { "extract" };
+    format!("--{step}-hook={script}")
+}
+
+/// What changes when an [`installation`] of another architecture is made in another way.
+pub(crate) fn unpacked_key() -> String {
+    format!("{SMALLEST:?} {MERGED_USR} {}", last_hook(Arch::Aarch64, ACCOUNTS))
 }
 
 /// `mmdebstrap` for an installation without documentation; its target is still to be named.
@@ -120,15 +185,15 @@ pub(crate) fn mmdebstrap(variant: &str) -> Command {
     mmdebstrap
 }
 
-/// The versioned kernel package behind the meta package.
-fn dependency_of_meta_package() -> Result<String> {
-    packages::refresh_lists_for(META_PACKAGE)?;
+/// The versioned kernel package that `meta_package` depends on.
+fn kernel_behind(meta_package: &str) -> Result<String> {
+    packages::offer(meta_package)?;
     let mut show = Command::new("apt-cache");
-    let printed = command::stdout(show.args(["depends", "--important", META_PACKAGE]))?;
+    let printed = command::stdout(show.args(["depends", "--important", meta_package]))?;
     let printed = String::from_utf8_lossy(&printed);
     let mut names = printed.lines().filter_map(|line| line.trim().strip_prefix("Depends: "));
     let name = names.find(|name| name.starts_with("linux-image-"));
-    Ok(name.with_context(|| format!("apt knows no kernel behind {META_PACKAGE}"))?.to_owned())
+    Ok(name.with_context(|| format!("apt knows no kernel behind {meta_package}"))?.to_owned())
 }
 
 fn only_entry(directory: &Path) -> Result<String> {

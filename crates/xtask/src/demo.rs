@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
+use crate::arch::Arch;
 use crate::artifacts::{self, Artifact};
 use crate::cache::Cache;
 use crate::host::{self, Job};
@@ -50,11 +51,11 @@ struct Files {
 
 impl Files {
     fn build(cache: &Cache) -> Result<Self> {
-        let mut list = artifacts::guest(cache, artifacts::FLAVOURS)?;
-        let image = Name::Busybox.ensure(cache)?.into_iter().next();
+        let mut list = artifacts::guest(cache, Arch::X86_64, artifacts::FLAVOURS)?;
+        let image = Name::Busybox.ensure(cache, Arch::X86_64)?.into_iter().next();
         let layout = image.context("an image without a layout")?.path;
         list.extend(artifacts::files(LAYOUT, layout.clone())?);
-        let programs = workspace::build_programs(Profile::Release)?;
+        let programs = workspace::build_programs(Arch::X86_64, Profile::Release)?;
         Ok(Self { programs, artifacts: list, layout })
     }
 
@@ -150,7 +151,7 @@ fn job(cache: &Cache, files: &Files, script: &str, append: &str) -> Result<Job> 
     let on_path =
         |program: &Program| (program.path.clone(), Path::new(host::BIN).join(&program.name));
     job.copy.extend(files.programs.iter().map(on_path));
-    job.artifacts = Some(artifacts::disk(cache, &files.artifacts)?);
+    job.artifacts = Some(artifacts::disk(cache, Arch::X86_64, &files.artifacts)?);
     job.timeout = Some(TIMEOUT);
     Ok(job)
 }

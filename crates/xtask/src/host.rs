@@ -1,7 +1,7 @@
 //! The emulated host: a small Debian machine with hardware KVM, on any machine.
 //!
-//! QEMU emulates an x86_64 processor with AMD SVM and nested paging, so the KVM inside has the
-//! semantics of real hardware. Each job gets a machine of its own, booted for it and thrown away
+//! QEMU emulates an x86_64 processor with AMD SVM and nested paging, or an aarch64 one with EL2 and a
+//! virtualised GICv3, so the KVM inside has the semantics of real hardware. Each job gets a machine of its own, booted for it and thrown away
 //! after it: jobs may run in parallel and leave nothing behind.
 
 mod image;
@@ -19,10 +19,11 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-pub(crate) use image::PACKAGES;
+pub(crate) use image::packages_for;
 pub(crate) use session::HostError;
 pub(crate) use terminal::is_interactive;
 
+use crate::arch::Arch;
 use crate::cache::Cache;
 use payload::Payload;
 use qemu::{Machine, Qemu};
@@ -38,6 +39,8 @@ pub(crate) const BIN: &str = "/usr/local/bin";
 /// they hold) was done.
 #[derive(Clone, Debug)]
 pub(crate) struct Job {
+    /// The architecture of the host, and so of the guests in it.
+    pub(crate) arch: Arch,
     /// Program and arguments; passed exactly, no shell is involved.
     pub(crate) command: Vec<OsString>,
     /// Files to create before, as (source here, absolute path there).
@@ -60,9 +63,10 @@ pub(crate) struct Job {
 }
 
 impl Job {
-    /// A job that runs `command` in a host of the usual size.
+    /// A job that runs `command` in an x86_64 host of the usual size.
     pub(crate) fn new<W: Into<OsString>>(command: impl IntoIterator<Item = W>) -> Self {
         Self {
+            arch: Arch::X86_64,
             command: command.into_iter().map(Into::into).collect(),
             copy: vec![],
             environment: vec![],
@@ -122,7 +126,7 @@ impl Job {
     fn start(&self, terminal: Option<(u16, u16)>) -> Result<Session> {
         use std::os::unix::ffi::OsStrExt;
         let cache = Cache::of_user()?;
-        let parts = image::ensure(&cache)?;
+        let parts = image::ensure(&cache, self.arch)?;
         let command = self.command.iter().map(|word| word.as_bytes().to_vec()).collect();
         let mut environment = self.environment.clone();
         if terminal.is_some() {
@@ -136,6 +140,7 @@ impl Job {
         let job = cache.unnamed_file()?;
         payload.pack(&job)?;
         let (qemu, channel) = Qemu::start(Machine {
+            arch: self.arch,
             parts,
             artifacts: self.artifacts.clone(),
             store: self.store.clone(),

@@ -13,7 +13,8 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
-use crate::kernel::{self, Arch};
+use crate::arch::Arch;
+use crate::kernel;
 pub(crate) use measure::{Count, Guest, measure};
 
 /// Command line of the recorded figures; the root filesystem's options are added to it.
@@ -66,7 +67,7 @@ pub(crate) fn run(args: &IcountArgs) -> Result<()> {
     let mut verdicts = Vec::new();
     for flavour in flavours {
         let build = kernel::ensure(&flavour, Arch::X86_64)?;
-        let count = measure(&args.guest(build.vmlinux))?;
+        let count = measure(&args.guest(build.image()))?;
         print(&flavour, &count, args)?;
         verdicts.push(record.compare(&flavour, count.retired));
         if args.record {
@@ -100,7 +101,7 @@ enum Verdict {
 }
 
 fn tools() -> Result<Vec<String>> {
-    let mut tools = kernel::toolchain()?.to_vec();
+    let mut tools = kernel::toolchain(Arch::X86_64)?.to_vec();
     tools.push(measure::emulator()?);
     Ok(tools)
 }

@@ -14,9 +14,10 @@ mod tar;
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use clap::{Args, ValueEnum};
 
+use crate::arch::Arch;
 use crate::cache::{Cache, Key};
 use crate::packages;
 use distribution::{Installation, NGINX, PYTHON};
@@ -31,6 +32,9 @@ pub(crate) struct ImagesArgs {
     /// Only these; the tests need all but `big`
     #[arg(value_enum)]
     names: Vec<Name>,
+    /// The architecture of the programs in them
+    #[arg(long, value_enum, default_value_t)]
+    arch: Arch,
 }
 
 /// An image by its name.
@@ -52,9 +56,15 @@ pub(crate) enum Name {
     Big,
 }
 
-/// The images of the tests.
-pub(crate) const SUITE: &[Name] =
-    &[Name::Busybox, Name::Debian, Name::Python, Name::Nginx, Name::Layers, Name::Built];
+/// The images of the tests. Those that programs of theirs are run for while they are made are for x86_64 only.
+const SUITE: &[Name] =
+    &[Name::Busybox, Name::Debian, Name::Layers, Name::Python, Name::Nginx, Name::Built];
+
+/// Of `names`, those that can be made for `arch`.
+pub(crate) fn of_arch(names: &[Name], arch: Arch) -> Vec<Name> {
+    let portable = |name: &Name| matches!(name, Name::Busybox | Name::Debian | Name::Layers);
+    names.iter().copied().filter(|name| arch == Arch::X86_64 || portable(name)).collect()
+}
 
 /// A form of an image: an OCI layout, or an archive.
 #[derive(Clone, Debug)]
@@ -83,14 +93,15 @@ impl Name {
     ///
     /// # Errors
     /// A package or a tool is missing, or the cache cannot be written.
-    pub(crate) fn ensure(self, cache: &Cache) -> Result<Vec<Form>> {
+    pub(crate) fn ensure(self, cache: &Cache, arch: Arch) -> Result<Vec<Form>> {
         packages::ensure(PACKAGES)?;
         packages::ensure(packages::for_unprivileged_builds())?;
-        self.forms(cache)
-    }
-
-    fn forms(self, cache: &Cache) -> Result<Vec<Form>> {
-        let entry = self.entry(cache)?;
+        ensure!(
+            !of_arch(&[self], arch).is_empty(),
+            "there is no image {} for {arch}",
+            self.as_str()
+        );
+        let entry = self.entry(cache, arch)?;
         let others: &[&str] = match self {
             Self::Built => &[built::ZSTD, built::OCI_ARCHIVE, built::DOCKER_ARCHIVE],
             _ => &[],
@@ -101,34 +112,38 @@ impl Name {
     }
 
     /// The cache entry of the image.
-    fn entry(self, cache: &Cache) -> Result<PathBuf> {
+    fn entry(self, cache: &Cache, arch: Arch) -> Result<PathBuf> {
         match self {
-            Self::Busybox => self.made(cache, &busybox::key(), busybox::build),
-            Self::Debian => self.made(cache, &distribution::key(), distribution::build),
-            Self::Python => self.installed(cache, &PYTHON),
-            Self::Nginx => self.installed(cache, &NGINX),
+            Self::Busybox => self.made(cache, arch, &busybox::key(), |entry, layout| {
+                busybox::build(arch, entry, layout)
+            }),
+            Self::Debian => self.made(cache, arch, &distribution::key(arch), |entry, layout| {
+                distribution::build(arch, entry, layout)
+            }),
+            Self::Python => self.installed(cache, arch, &PYTHON),
+            Self::Nginx => self.installed(cache, arch, &NGINX),
             Self::Layers => {
-                let base = Self::Busybox.entry(cache)?;
+                let base = Self::Busybox.entry(cache, arch)?;
                 let key = on_top_of(&base, Key::new()).with("recipe", layers::RECIPE);
-                self.made(cache, &key, |_, layout| layers::build(&base.join(LAYOUT), layout))
+                self.made(cache, arch, &key, |_, layout| layers::build(&base.join(LAYOUT), layout))
             }
             Self::Built => {
-                let base = Self::Busybox.entry(cache)?;
+                let base = Self::Busybox.entry(cache, arch)?;
                 let key = on_top_of(&base, built::key());
-                self.made(cache, &key, |entry, layout| {
+                self.made(cache, arch, &key, |entry, layout| {
                     built::build(entry, &base.join(LAYOUT), layout)
                 })
             }
             Self::Big => {
                 let key = Key::new().with("recipe", big::RECIPE);
-                self.made(cache, &key, |_, layout| big::build(layout))
+                self.made(cache, arch, &key, |_, layout| big::build(layout))
             }
         }
     }
 
-    fn installed(self, cache: &Cache, installation: &Installation) -> Result<PathBuf> {
-        let base = Self::Debian.entry(cache)?;
-        self.made(cache, &on_top_of(&base, installation.key()), |_, layout| {
+    fn installed(self, cache: &Cache, arch: Arch, installation: &Installation) -> Result<PathBuf> {
+        let base = Self::Debian.entry(cache, arch)?;
+        self.made(cache, arch, &on_top_of(&base, installation.key()), |_, layout| {
             installation.build(&base.join(distribution::ARCHIVE), &base.join(LAYOUT), layout)
         })
     }
@@ -136,11 +151,13 @@ impl Name {
     fn made(
         self,
         cache: &Cache,
+        arch: Arch,
         key: &Key,
         build: impl FnOnce(&Path, &Path) -> Result<()>,
     ) -> Result<PathBuf> {
-        cache.entry(&format!("image-{}", self.as_str()), key, |entry| {
-            eprintln!("images: building {} (once)", self.as_str());
+        let kind = arch.kind(&format!("image-{}", self.as_str()));
+        cache.entry(&kind, key, |entry| {
+            eprintln!("images: building {} for {arch} (once)", self.as_str());
             build(entry, &entry.join(LAYOUT))
         })
     }
@@ -154,14 +171,14 @@ fn on_top_of(base: &Path, key: Key) -> Key {
     key.with("base", base.file_name().unwrap_or_default().as_encoded_bytes())
 }
 
-/// Every form of the images the tests need.
+/// Every form of the images the tests need, as far as there are such for `arch`.
 ///
 /// # Errors
 /// One of them cannot be built.
-pub(crate) fn suite(cache: &Cache) -> Result<Vec<Form>> {
+pub(crate) fn suite(cache: &Cache, arch: Arch) -> Result<Vec<Form>> {
     let mut forms = vec![];
-    for name in SUITE {
-        forms.extend(name.ensure(cache)?);
+    for name in of_arch(SUITE, arch) {
+        forms.extend(name.ensure(cache, arch)?);
     }
     Ok(forms)
 }
@@ -172,9 +189,10 @@ pub(crate) fn suite(cache: &Cache) -> Result<Vec<Form>> {
 /// One of them cannot be built.
 pub(crate) fn run(arguments: &ImagesArgs) -> Result<()> {
     let cache = Cache::of_user()?;
-    let names = if arguments.names.is_empty() { SUITE } else { &arguments.names };
+    let suite = of_arch(SUITE, arguments.arch);
+    let names = if arguments.names.is_empty() { &suite } else { &arguments.names };
     for name in names {
-        for form in name.ensure(&cache)? {
+        for form in name.ensure(&cache, arguments.arch)? {
             println!("{}", form.path.display());
         }
     }

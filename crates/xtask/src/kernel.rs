@@ -1,7 +1,6 @@
 //! Guest kernels: built from Debian's source by the recipes in `guest-kernels/`, kept in the cache.
 
 use std::ffi::OsString;
-use std::fmt;
 use std::fs::{self, File};
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
@@ -11,8 +10,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use sha2::{Digest, Sha256};
 
-/// Debian packages that a kernel build needs.
-pub(crate) const PACKAGES: &[&str] = &[
+use crate::arch::Arch;
+use crate::packages;
+
+/// Debian packages that building a kernel needs, whatever for.
+const PACKAGES: &[&str] = &[
     "linux-source-6.12",
     "gcc",
     "make",
@@ -29,58 +31,71 @@ pub(crate) const PACKAGES: &[&str] = &[
 const SOURCE_PACKAGE: &str = "linux-source-6.12";
 const TICK: Duration = Duration::from_millis(250);
 
-/// Processor architecture of a guest kernel.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, clap::ValueEnum)]
-pub(crate) enum Arch {
-    /// 64-bit x86.
-    #[value(name = "x86_64")]
-    X86_64,
-}
-
-impl fmt::Display for Arch {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::X86_64 => f.write_str("x86_64"),
-        }
-    }
-}
-
 /// A built guest kernel in the cache.
 #[derive(Debug)]
 pub(crate) struct KernelBuild {
-    /// Uncompressed ELF64 image with its symbol table and the PVH note.
-    pub(crate) vmlinux: PathBuf,
-    /// Compressed image with the Linux/x86 boot header.
-    pub(crate) bzimage: PathBuf,
-    /// The configuration it was built with.
-    pub(crate) config: PathBuf,
+    dir: PathBuf,
+    arch: Arch,
 }
 
 impl KernelBuild {
-    const FILES: [&str; 3] = ["vmlinux", "bzImage", "config"];
+    /// What is started of it: on x86_64 an uncompressed ELF64 image with its symbol table and the PVH
+    /// note, on aarch64 an Image.
+    pub(crate) fn image(&self) -> PathBuf {
+        self.dir.join(image_name(self.arch))
+    }
 
-    fn in_dir(dir: &Path) -> Self {
-        let [vmlinux, bzimage, config] = Self::FILES.map(|name| dir.join(name));
-        Self { vmlinux, bzimage, config }
+    /// All its files with their names: the image, for x86_64 also one with the Linux/x86 boot header, and
+    /// the configuration.
+    pub(crate) fn files(&self) -> impl Iterator<Item = (&'static str, PathBuf)> {
+        files(self.arch).iter().map(|name| (*name, self.dir.join(name)))
     }
 }
 
-/// `cargo xtask kernel`: builds guest kernels and prints their files: vmlinux, bzImage, config.
+fn files(arch: Arch) -> &'static [&'static str] {
+    match arch {
+        Arch::X86_64 => &["vmlinux", "bzImage", "config"],
+        Arch::Aarch64 => &["Image", "config"],
+    }
+}
+
+/// The name of the file that is started.
+pub(crate) fn image_name(arch: Arch) -> &'static str {
+    match arch {
+        Arch::X86_64 => "vmlinux",
+        Arch::Aarch64 => "Image",
+    }
+}
+
+fn compiler(arch: Arch) -> String {
+    if arch.is_native() { "gcc".to_owned() } else { format!("{arch}-linux-gnu-gcc") }
+}
+
+/// Debian packages that building a kernel for `arch` needs.
+pub(crate) fn packages_for(arch: Arch) -> Vec<&'static str> {
+    let compiler: &[&str] = match arch {
+        _ if arch.is_native() => &[],
+        Arch::X86_64 => &["gcc-x86-64-linux-gnu"],
+        Arch::Aarch64 => &["gcc-aarch64-linux-gnu"],
+    };
+    [PACKAGES, compiler].concat()
+}
+
+/// `cargo xtask kernel`: builds guest kernels and prints their files: vmlinux, bzImage, config; for aarch64 Image, config.
 #[derive(Debug, clap::Args)]
 pub(crate) struct KernelArgs {
     /// Flavours to build, as named in guest-kernels/ (`minimal`, `container`).
     #[arg(required = true)]
     flavours: Vec<String>,
     /// Architecture of the guest.
-    #[arg(long, value_enum, default_value_t = Arch::X86_64)]
+    #[arg(long, value_enum, default_value_t)]
     arch: Arch,
 }
 
 /// Runs `cargo xtask kernel`.
 pub(crate) fn run(args: &KernelArgs) -> Result<()> {
     for flavour in &args.flavours {
-        let build = ensure(flavour, args.arch)?;
-        for file in [build.vmlinux, build.bzimage, build.config] {
+        for (_, file) in ensure(flavour, args.arch)?.files() {
             println!("{}", file.display());
         }
     }
@@ -89,8 +104,9 @@ pub(crate) fn run(args: &KernelArgs) -> Result<()> {
 
 /// Returns the kernel of `flavour`, building it when the cache has none of this recipe.
 ///
-/// The packages of [`PACKAGES`] must be installed. Two callers at once build it once.
+/// Two callers at once build it once.
 pub(crate) fn ensure(flavour: &str, arch: Arch) -> Result<KernelBuild> {
+    packages::ensure(&packages_for(arch))?;
     let recipe = Recipe::read(&recipes_dir(), flavour, arch)?;
     let store = cache_dir()?;
     let dir = store.join(format!("{flavour}-{arch}-{}", recipe.key()));
@@ -98,14 +114,14 @@ pub(crate) fn ensure(flavour: &str, arch: Arch) -> Result<KernelBuild> {
         build_locked(&recipe, &store, &dir)
             .with_context(|| format!("build guest kernel {flavour}-{arch}"))?;
     }
-    Ok(KernelBuild::in_dir(&dir))
+    Ok(KernelBuild { dir, arch })
 }
 
 /// Version of the kernel source package and of the compiler: with the same, the same bytes come out.
-pub(crate) fn toolchain() -> Result<[String; 2]> {
+pub(crate) fn toolchain(arch: Arch) -> Result<[String; 2]> {
     let source = output_of("dpkg-query", &["-W", "-f", "${Version}", SOURCE_PACKAGE])
         .with_context(|| format!("is the Debian package {SOURCE_PACKAGE} installed?"))?;
-    let compiler = output_of("gcc", &["--version"])?;
+    let compiler = output_of(&compiler(arch), &["--version"])?;
     let compiler = compiler.lines().next().unwrap_or_default();
     Ok([source.trim().to_owned(), compiler.to_owned()])
 }
@@ -122,15 +138,19 @@ struct Recipe {
 impl Recipe {
     fn read(dir: &Path, flavour: &str, arch: Arch) -> Result<Self> {
         let script = dir.join("build.sh");
-        let mut files = vec![script.clone(), dir.join(format!("minimal-{arch}.config"))];
-        let fragment = dir.join(format!("{flavour}-{arch}.config"));
-        ensure!(
-            fragment.is_file(),
-            "no guest kernel {flavour} for {arch}: {} does not exist",
-            fragment.display()
-        );
-        if !files.contains(&fragment) {
-            files.push(fragment);
+        let mut files = vec![script.clone()];
+        for flavour in ["minimal", flavour] {
+            for name in [format!("{flavour}.config"), format!("{flavour}-{arch}.config")] {
+                let fragment = dir.join(name);
+                ensure!(
+                    fragment.is_file(),
+                    "no guest kernel {flavour} for {arch}: {} does not exist",
+                    fragment.display()
+                );
+                if !files.contains(&fragment) {
+                    files.push(fragment);
+                }
+            }
         }
         files.extend(patches(&dir.join("patches"))?);
 
@@ -140,7 +160,7 @@ impl Recipe {
             let name = file.file_name().unwrap_or_default().to_string_lossy();
             inputs.push((name.into_owned(), content));
         }
-        let [source, compiler] = toolchain()?;
+        let [source, compiler] = toolchain(arch)?;
         inputs.push(("source".to_owned(), source.into_bytes()));
         inputs.push(("compiler".to_owned(), compiler.into_bytes()));
         Ok(Self { flavour: flavour.to_owned(), arch, script, inputs })
@@ -188,7 +208,7 @@ fn build_locked(recipe: &Recipe, store: &Path, dir: &Path) -> Result<()> {
     compile(recipe, &scratch, &out, &lock)?;
     let now = Recipe::read(&recipes_dir(), &recipe.flavour, recipe.arch)?;
     ensure!(now.key() == recipe.key(), "the recipe was edited while it was built; build again");
-    for file in KernelBuild::FILES {
+    for file in files(recipe.arch) {
         ensure!(out.join(file).is_file(), "the build left no {file}");
     }
     fs::rename(&out, dir).with_context(|| format!("move the build to {}", dir.display()))?;
@@ -224,7 +244,7 @@ fn compile(recipe: &Recipe, scratch: &Path, out: &Path, lock: &File) -> Result<(
     let log = fs::read_to_string(&log_path).unwrap_or_default();
     let lines: Vec<&str> = log.lines().collect();
     let tail = lines.get(lines.len().saturating_sub(20)..).unwrap_or_default();
-    let packages = PACKAGES.join(" ");
+    let packages = packages_for(recipe.arch).join(" ");
     bail!(
         "the build script failed ({status}; it needs the packages {packages}):\n{}",
         tail.join("\n")

@@ -1,10 +1,13 @@
 //! Developer commands of the project.
 
+mod arch;
 mod archive;
 mod artifacts;
 mod bench;
 mod cache;
+mod check;
 mod command;
+mod cross;
 mod debian;
 mod demo;
 mod docs;
@@ -28,6 +31,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
 
+use arch::Arch;
 use cache::Cache;
 use host::{HostError, Job};
 use workspace::Profile;
@@ -63,6 +67,7 @@ enum Top {
     ///   cargo xtask test                 everything
     ///   cargo xtask test native          only what needs no guest kernel
     ///   cargo xtask test guest block     guest tests with `block` in their name
+    ///   cargo xtask test aarch64         unit and guest tests in an emulated aarch64 host
     #[command(verbatim_doc_comment)]
     Test(test::TestArgs),
     /// Measure the figures of docs/performance.md
@@ -83,12 +88,18 @@ enum Top {
     /// Take measurements in the place that is measured
     #[command(hide = true)]
     BenchInside(bench::InsideArgs),
+    /// Lint the workspace, for this machine's processor or for another
+    ///
+    /// A warning is an error. Example:
+    ///   cargo xtask check --arch aarch64
+    #[command(verbatim_doc_comment)]
+    Check(check::CheckArgs),
     /// Build guest kernels and print where they are
     Kernel(kernel::KernelArgs),
     /// Count the instructions of a guest kernel from its entry to its first process
     Icount(icount::IcountArgs),
     /// Build the root filesystems and print where they are
-    Rootfs,
+    Rootfs(RootfsArgs),
     /// Build the container images of the tests and print where they are
     ///
     /// Each is an OCI layout. Examples:
@@ -113,6 +124,7 @@ enum HostCommand {
     /// cache's kernels, root filesystems and container images under /srv/vmm. Its streams are ours,
     /// its arguments are passed as they are. Exit status: 124 time ran out, 125 the host failed, else the command's own.
     ///   cargo xtask host run -- ls -l /dev/kvm /srv/vmm/kernels
+    ///   cargo xtask host run --arch aarch64 -- uname -a
     ///   cargo xtask host run --copy ./disk.img:/tmp/disk.img -- fio --filename=disk.img ...
     #[command(verbatim_doc_comment)]
     Run(RunArgs),
@@ -121,6 +133,13 @@ enum HostCommand {
     /// Fresh builds of vmm and its helpers are on its PATH; kernels, root filesystems and container
     /// images are under /srv/vmm.
     Shell(HostArgs),
+}
+
+#[derive(Args)]
+struct RootfsArgs {
+    /// The architecture of the guests
+    #[arg(long, value_enum, default_value_t)]
+    arch: Arch,
 }
 
 #[derive(Args)]
@@ -140,6 +159,9 @@ struct HostArgs {
     /// Copy a file or directory into the host before (may be repeated)
     #[arg(long, value_name = "SRC:DST")]
     copy: Vec<String>,
+    /// The architecture of the host
+    #[arg(long, value_enum, default_value_t)]
+    arch: Arch,
     /// Processors of the host
     #[arg(long, default_value_t = 1)]
     cpus: u32,
@@ -177,25 +199,27 @@ fn main() -> ExitCode {
 fn run(command: Top) -> Result<i32> {
     match command {
         Top::Demo => {
-            install_packages()?;
+            install_packages(Arch::X86_64)?;
             demo::run()
         }
         Top::Test(arguments) => {
-            install_packages()?;
+            // Native tests make x86_64 images.
+            install_packages(Arch::X86_64)?;
+            for arch in arguments.hosts() {
+                install_packages(arch)?;
+            }
             test::run(&arguments)
         }
         Top::Bench(arguments) => {
-            install_packages()?;
+            install_packages(Arch::X86_64)?;
             bench::run(&arguments)
         }
         Top::Fuzz(arguments) => fuzz::run(&arguments).map(|()| 0),
         Top::BenchInside(arguments) => bench::run_inside(arguments).map(|()| 0),
-        Top::Kernel(arguments) => {
-            packages::ensure(kernel::PACKAGES)?;
-            kernel::run(&arguments).map(|()| 0)
-        }
+        Top::Check(arguments) => check::run(&arguments).map(|()| 0),
+        Top::Kernel(arguments) => kernel::run(&arguments).map(|()| 0),
         Top::Icount(arguments) => icount::run(&arguments).map(|()| 0),
-        Top::Rootfs => build_rootfs().map(|()| 0),
+        Top::Rootfs(RootfsArgs { arch }) => build_rootfs(arch).map(|()| 0),
         Top::Images(arguments) => images::run(&arguments).map(|()| 0),
         Top::Docs(arguments) => docs::run(&arguments).map(|()| 0),
         Top::Host(HostCommand::Run(arguments)) => {
@@ -209,14 +233,14 @@ fn run(command: Top) -> Result<i32> {
     }
 }
 
-/// Installs in one go what kernels, root filesystems and the emulated host need.
-fn install_packages() -> Result<()> {
+/// Installs in one go what kernels, root filesystems and the emulated host of `arch` need.
+fn install_packages(arch: Arch) -> Result<()> {
     let lists = [
         debian::PACKAGES,
-        host::PACKAGES,
+        &host::packages_for(arch),
         image::PACKAGES,
         images::PACKAGES,
-        kernel::PACKAGES,
+        &kernel::packages_for(arch),
         packages::for_unprivileged_builds(),
     ];
     packages::ensure(&lists.concat())
@@ -224,10 +248,11 @@ fn install_packages() -> Result<()> {
 
 fn host_job(command: Vec<OsString>, arguments: &HostArgs) -> Result<Job> {
     let mut job = Job::new(command);
+    job.arch = arguments.arch;
     job.cpus = arguments.cpus;
     job.memory_mib = arguments.memory;
     if !arguments.bare {
-        install_packages()?;
+        install_packages(arguments.arch)?;
         let profile = if arguments.dev { Profile::Dev } else { Profile::Release };
         artifacts::equip(&mut job, profile)?;
     }
@@ -239,10 +264,10 @@ fn host_job(command: Vec<OsString>, arguments: &HostArgs) -> Result<Job> {
     Ok(job)
 }
 
-fn build_rootfs() -> Result<()> {
+fn build_rootfs(arch: Arch) -> Result<()> {
     let cache = Cache::of_user()?;
-    let busybox = rootfs::busybox(&cache)?;
-    let debian = rootfs::debian(&cache)?;
+    let busybox = rootfs::busybox(&cache, arch)?;
+    let debian = rootfs::debian(&cache, arch)?;
     for path in [busybox.ext4, busybox.cpio, debian.vmlinuz, debian.initrd] {
         println!("{}", path.display());
     }

@@ -1,4 +1,6 @@
 //! Debian packages the developer commands need on this machine.
+//!
+//! A name is one of this machine's architecture, or `NAME:ARCHITECTURE`.
 
 use std::process::Command;
 
@@ -18,9 +20,10 @@ pub(crate) fn ensure(packages: &[&str]) -> Result<()> {
     }
     eprintln!("packages: installing {}", missing.join(" "));
     for package in &missing {
-        refresh_lists_for(package)?;
+        offer(package)?;
     }
-    let mut install = vec!["install", "--yes", "--no-install-recommends"];
+    // What a developer has installed is not ours to remove.
+    let mut install = vec!["install", "--yes", "--no-install-recommends", "--no-remove"];
     install.extend(missing);
     // Package lists older than the archive name files that are gone; fresh ones cure that.
     if apt_get(&install).is_err() {
@@ -41,19 +44,24 @@ pub(crate) fn is_root() -> bool {
 }
 
 fn missing<'a>(packages: &[&'a str]) -> Result<Vec<&'a str>> {
+    let native = command::stdout(Command::new("dpkg").arg("--print-architecture"))?;
     let output = Command::new("dpkg-query")
-        .args(["--show", "--showformat=${Package} ${db:Status-Status}\n"])
+        .args(["--show", "--showformat=${Package}:${Architecture} ${db:Status-Status}\n"])
         .args(packages)
         .output()
         .context("run dpkg-query: the set-up needs a Debian system")?;
     // The status is non-zero as soon as one package is unknown, so only the listing counts.
     let listing = String::from_utf8_lossy(&output.stdout).into_owned();
-    Ok(absent_from(&listing, packages))
+    Ok(absent_from(&listing, String::from_utf8_lossy(&native).trim(), packages))
 }
 
-fn absent_from<'a>(listing: &str, packages: &[&'a str]) -> Vec<&'a str> {
-    let installed =
-        |package: &str| listing.lines().any(|line| line == format!("{package} installed"));
+/// Which of `packages` a machine of the architecture `native` lacks. One without an architecture suits all.
+fn absent_from<'a>(listing: &str, native: &str, packages: &[&'a str]) -> Vec<&'a str> {
+    let installed = |package: &str| {
+        let (name, arch) = package.split_once(':').unwrap_or((package, native));
+        let forms = [arch, "all"].map(|arch| format!("{name}:{arch} installed"));
+        listing.lines().any(|line| forms.iter().any(|form| form == line))
+    };
     let mut absent: Vec<_> =
         packages.iter().copied().filter(|package| !installed(package)).collect();
     absent.sort_unstable();
@@ -61,11 +69,15 @@ fn absent_from<'a>(listing: &str, packages: &[&'a str]) -> Vec<&'a str> {
     absent
 }
 
-/// Fetches apt's package lists unless they offer `package`; a new machine has none.
+/// Has apt know `package`: adds its architecture to those of this machine, and fetches the package lists
+/// unless they have it; a new machine has none.
 ///
 /// # Errors
 /// apt is missing or cannot fetch them.
-pub(crate) fn refresh_lists_for(package: &str) -> Result<()> {
+pub(crate) fn offer(package: &str) -> Result<()> {
+    if let Some((_, arch)) = package.split_once(':') {
+        add_architecture(arch)?;
+    }
     let show = Command::new("apt-cache").args(["show", package]).output();
     if show.context("run apt-cache: the set-up needs a Debian system")?.status.success() {
         return Ok(());
@@ -73,14 +85,29 @@ pub(crate) fn refresh_lists_for(package: &str) -> Result<()> {
     apt_get(&["update"])
 }
 
-fn apt_get(arguments: &[&str]) -> Result<()> {
-    let mut line = vec![];
-    if !is_root() {
-        line.push("sudo");
+/// Lets packages of `arch` be installed beside those of this machine.
+fn add_architecture(arch: &str) -> Result<()> {
+    let known = command::stdout(Command::new("dpkg").arg("--print-foreign-architectures"))?;
+    let native = command::stdout(Command::new("dpkg").arg("--print-architecture"))?;
+    let known = String::from_utf8_lossy(&[known, native].concat()).into_owned();
+    if known.lines().any(|line| line == arch) {
+        return Ok(());
     }
-    line.extend(["env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "--quiet"]);
+    as_root(&["dpkg", "--add-architecture", arch])
+}
+
+fn apt_get(arguments: &[&str]) -> Result<()> {
+    let mut line = vec!["env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "--quiet"];
     line.extend(["-o", "DPkg::Lock::Timeout=600", "-o", "Dpkg::Use-Pty=0"]);
     line.extend(arguments);
+    as_root(&line)
+}
+
+fn as_root(line: &[&str]) -> Result<()> {
+    let mut line = line.to_vec();
+    if !is_root() {
+        line.insert(0, "sudo");
+    }
     let [program, rest @ ..] = line.as_slice() else { bail!("empty command") };
     let mut command = Command::new(program);
     // Standard output belongs to the results of the command that needed the packages.
@@ -94,8 +121,16 @@ mod tests {
 
     #[test]
     fn only_fully_installed_packages_count_as_present() {
-        let listing = "kmod installed\nfio config-files\n";
-        assert_eq!(absent_from(listing, &["kmod", "strace", "fio", "fio"]), ["fio", "strace"]);
+        let listing = "kmod:amd64 installed\nfio:amd64 config-files\n";
+        let packages = ["kmod", "strace", "fio", "fio"];
+        assert_eq!(absent_from(listing, "amd64", &packages), ["fio", "strace"]);
+    }
+
+    #[test]
+    fn package_of_another_architecture_does_not_stand_in() {
+        let listing = "libc6:arm64 installed\nkernel-source:all installed\n";
+        let packages = ["libc6", "libc6:arm64", "kernel-source", "kernel-source:arm64"];
+        assert_eq!(absent_from(listing, "amd64", &packages), ["libc6"]);
     }
 
     #[test]

@@ -4,14 +4,14 @@ use std::fs::{self, File, Permissions};
 use std::io::BufWriter;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use anyhow::{Context, Result};
 
+use crate::arch::Arch;
 use crate::archive::Cpio;
 use crate::cache::{Cache, Key};
 use crate::debian::{self, StockKernel};
-use crate::{command, image, packages};
+use crate::{image, packages};
 
 /// Room on the ext4 image, in MiB; the file is sparse.
 const EXT4_MIB: u64 = 64;
@@ -64,7 +64,7 @@ pub(crate) struct BusyBox {
 
 /// Debian's stock kernel with an initial RAM file system that loads its virtio drivers.
 pub(crate) struct DebianGuest {
-    /// The bzImage.
+    /// The kernel as the package has it: a bzImage on x86_64, an Image on aarch64.
     pub(crate) vmlinuz: PathBuf,
     /// Modules and the BusyBox files; goes on to `/dev/vda` when there is such a disk.
     pub(crate) initrd: PathBuf,
@@ -76,13 +76,13 @@ pub(crate) struct DebianGuest {
 ///
 /// # Errors
 /// apt or mke2fs fail, or the cache cannot be written.
-pub(crate) fn busybox(cache: &Cache) -> Result<BusyBox> {
+pub(crate) fn busybox(cache: &Cache, arch: Arch) -> Result<BusyBox> {
     packages::ensure(image::PACKAGES)?;
     packages::ensure(packages::for_unprivileged_builds())?;
     let key = tree_key().with("size", EXT4_MIB.to_string());
-    let entry = cache.entry("rootfs-busybox", &key, |entry| {
+    let entry = cache.entry(&arch.kind("rootfs-busybox"), &key, |entry| {
         let tree = entry.join("tree");
-        assemble_tree(&tree, &entry.join("package"))?;
+        assemble_tree(arch, &tree, &entry.join("package"))?;
         image::ext4(&tree, &entry.join("busybox.ext4"), EXT4_MIB)?;
         let mut cpio = cpio_with_console(&entry.join("busybox.cpio"))?;
         cpio.tree(&tree)?;
@@ -98,16 +98,16 @@ pub(crate) fn busybox(cache: &Cache) -> Result<BusyBox> {
 ///
 /// # Errors
 /// apt fails, or the cache cannot be written.
-pub(crate) fn debian(cache: &Cache) -> Result<DebianGuest> {
+pub(crate) fn debian(cache: &Cache, arch: Arch) -> Result<DebianGuest> {
     packages::ensure(debian::PACKAGES)?;
-    let kernel = StockKernel::ensure(cache)?;
+    let kernel = StockKernel::ensure(cache, arch)?;
     let key = tree_key()
         .with("kernel", &kernel.package)
         .with("modules", GUEST_MODULES.join(" "))
         .with("init", INITRD_INIT);
-    let entry = cache.entry("rootfs-debian", &key, |entry| {
+    let entry = cache.entry(&arch.kind("rootfs-debian"), &key, |entry| {
         let tree = entry.join("tree");
-        assemble_tree(&tree, &entry.join("package"))?;
+        assemble_tree(arch, &tree, &entry.join("package"))?;
         let mut cpio = cpio_with_console(&entry.join("initrd"))?;
         cpio.tree(&tree)?;
         cpio.file("init", 0o755, INITRD_INIT.as_bytes())?;
@@ -120,7 +120,7 @@ pub(crate) fn debian(cache: &Cache) -> Result<DebianGuest> {
         cpio.finish()?;
         Ok(fs::remove_dir_all(&tree)?)
     })?;
-    let (vmlinuz, config) = (kernel.bzimage(), kernel.config());
+    let (vmlinuz, config) = (kernel.vmlinuz(), kernel.config());
     Ok(DebianGuest { vmlinuz, initrd: entry.join("initrd"), config })
 }
 
@@ -130,30 +130,31 @@ fn tree_key() -> Key {
 }
 
 /// Fills the new directory `tree` with BusyBox and the files of the recipe.
-fn assemble_tree(tree: &Path, package: &Path) -> Result<()> {
-    debian::unpack("busybox-static", package)?;
+fn assemble_tree(arch: Arch, tree: &Path, package: &Path) -> Result<()> {
+    let (busybox, applets) = debian::busybox(arch, package)?;
     for directory in DIRECTORIES {
         fs::create_dir_all(tree.join(directory))?;
     }
-    let busybox = tree.join("usr/bin/busybox");
-    fs::copy(package.join("bin/busybox"), &busybox).context("take busybox from its package")?;
-    fs::remove_dir_all(package)?;
+    write_file(&tree.join("usr/bin/busybox"), &busybox, true)?;
     for directory in ["bin", "sbin", "usr/sbin"] {
         let target = if directory.contains('/') { "bin" } else { "usr/bin" };
         symlink(target, tree.join(directory))?;
     }
-    let applets = command::stdout(Command::new(&busybox).arg("--list"))?;
-    for applet in String::from_utf8_lossy(&applets).lines().filter(|name| *name != "busybox") {
+    for applet in applets.lines().filter(|name| *name != "busybox") {
         symlink("busybox", tree.join("usr/bin").join(applet))?;
     }
     for Recipe(path, content, runs) in FILES {
         let path = tree.join(path);
         fs::create_dir_all(path.parent().unwrap_or(tree))?;
-        fs::write(&path, content).with_context(|| format!("write {}", path.display()))?;
-        let mode = if *runs { 0o755 } else { 0o644 };
-        fs::set_permissions(&path, Permissions::from_mode(mode))?;
+        write_file(&path, content.as_bytes(), *runs)?;
     }
     Ok(())
+}
+
+fn write_file(path: &Path, content: &[u8], runs: bool) -> Result<()> {
+    fs::write(path, content).with_context(|| format!("write {}", path.display()))?;
+    let mode = if runs { 0o755 } else { 0o644 };
+    Ok(fs::set_permissions(path, Permissions::from_mode(mode))?)
 }
 
 /// A new archive with the one device the kernel wants before anything is mounted.

@@ -2,7 +2,8 @@
 //!
 //! Natively: unit tests, the architecture, guests that need no kernel. In the emulated host: the
 //! tests that boot Linux guests, which declare `test = false` in their manifest because plain
-//! `cargo test` cannot promise them a KVM that runs guest kernels.
+//! `cargo test` cannot promise them a KVM that runs guest kernels. In the emulated aarch64 host: those, and
+//! the unit tests.
 
 mod draw;
 mod guest;
@@ -13,6 +14,7 @@ use std::process::Stdio;
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 
+use crate::arch::Arch;
 use crate::totals::{Counter, Totals};
 use crate::{command, packages, workspace};
 
@@ -32,6 +34,9 @@ const NATIVE_PACKAGES: &[&str] = &[
     "util-linux",
 ];
 
+/// The places of a run that names none.
+const USUAL: &[Place] = &[Place::Native, Place::Guest];
+
 /// What to test.
 #[derive(Args)]
 pub(crate) struct TestArgs {
@@ -43,11 +48,48 @@ pub(crate) struct TestArgs {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Place {
+pub(crate) enum Place {
     /// What runs on this machine: unit tests, the architecture, guests without a kernel
     Native,
     /// What boots Linux guests: runs in the emulated host
     Guest,
+    /// The unit tests and what boots Linux guests, in the emulated aarch64 host
+    Aarch64,
+}
+
+impl Place {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Native => "native",
+            Self::Guest => "emulated host",
+            Self::Aarch64 => "emulated aarch64 host",
+        }
+    }
+
+    /// Runs the tests of this place whose names contain `filter`.
+    fn run(self, filter: Option<&str>) -> Result<Totals> {
+        match self {
+            Self::Native => native(filter),
+            Self::Guest => guest::run(Arch::X86_64, filter),
+            Self::Aarch64 => guest::run(Arch::Aarch64, filter),
+        }
+    }
+}
+
+impl TestArgs {
+    /// The places where tests are to run.
+    pub(crate) fn places(&self) -> &[Place] {
+        self.place.as_ref().map_or(USUAL, std::slice::from_ref)
+    }
+
+    /// The architectures of the emulated hosts among them.
+    pub(crate) fn hosts(&self) -> impl Iterator<Item = Arch> {
+        self.places().iter().filter_map(|place| match place {
+            Place::Native => None,
+            Place::Guest => Some(Arch::X86_64),
+            Place::Aarch64 => Some(Arch::Aarch64),
+        })
+    }
 }
 
 /// Runs the tests, prints the totals, and returns the exit status.
@@ -56,16 +98,11 @@ enum Place {
 /// A place cannot be prepared at all: what should have run there is unknown, so nothing is counted.
 pub(crate) fn run(arguments: &TestArgs) -> Result<i32> {
     let filter = arguments.filter.as_deref();
-    let mut places = vec![];
-    if arguments.place != Some(Place::Guest) {
-        places.push(("native", native(filter)));
-    }
-    if arguments.place != Some(Place::Native) {
-        places.push(("emulated host", guest::run(filter)));
-    }
+    let results: Vec<_> =
+        arguments.places().iter().map(|place| (place.name(), place.run(filter))).collect();
     let mut sum = Totals::default();
     println!();
-    for (place, totals) in places {
+    for (place, totals) in results {
         let totals = totals.unwrap_or_else(|error| {
             eprintln!("test: {place}: could not run: {error:#}");
             Totals { passed: 0, failed: 1 }

@@ -7,7 +7,8 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result};
 use serde_json::Value;
 
-use crate::command;
+use crate::arch::Arch;
+use crate::{command, cross};
 
 /// How to build `vmm`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,31 +53,45 @@ pub(crate) fn cargo() -> Command {
     command
 }
 
-/// Builds the `vmm` command alone and returns its path. Cargo's progress goes to standard error.
+/// Builds the `vmm` command alone, for this machine, and returns its path. Cargo's progress goes to
+/// standard error.
 ///
 /// # Errors
 /// It does not build.
 pub(crate) fn build_vmm(profile: Profile) -> Result<PathBuf> {
-    let vmm = build_targets(profile, &["--package", "vmm", "--bin", "vmm"])?.into_iter().next();
-    Ok(vmm.context("cargo built no program named vmm")?.path)
+    Ok(build_program(Arch::native()?, profile, "vmm", "vmm")?.path)
 }
 
-/// Builds `vmm` and the programs it finds beside itself: all of the workspace but this one.
+/// Builds the program `name` of `package` alone, for `arch`.
+///
+/// # Errors
+/// It does not build.
+pub(crate) fn build_program(
+    arch: Arch,
+    profile: Profile,
+    package: &str,
+    name: &str,
+) -> Result<Program> {
+    let built = build_targets(arch, profile, &["--package", package, "--bin", name])?;
+    built.into_iter().next().with_context(|| format!("cargo built no program named {name}"))
+}
+
+/// Builds `vmm` and the programs it finds beside itself, for `arch`: all of the workspace but this one.
 ///
 /// # Errors
 /// They do not build.
-pub(crate) fn build_programs(profile: Profile) -> Result<Vec<Program>> {
+pub(crate) fn build_programs(arch: Arch, profile: Profile) -> Result<Vec<Program>> {
     let mut programs = vec![];
     // One by one: built together, they would get the features that any of them asks for.
     for package in packages_with_programs(&metadata()?) {
-        programs.extend(build_targets(profile, &["--package", &package, "--bins"])?);
+        programs.extend(build_targets(arch, profile, &["--package", &package, "--bins"])?);
     }
     Ok(programs)
 }
 
-fn build_targets(profile: Profile, targets: &[&str]) -> Result<Vec<Program>> {
+fn build_targets(arch: Arch, profile: Profile, targets: &[&str]) -> Result<Vec<Program>> {
     let release: &[&str] = if profile == Profile::Release { &["--release"] } else { &[] };
-    Ok(executables(&build(&[&["build"], targets, release].concat())?))
+    Ok(executables(&build(arch, &[&["build"], targets, release].concat())?))
 }
 
 /// The test targets that declare `test = false`: those that boot guests.
@@ -87,19 +102,34 @@ pub(crate) fn guest_tests() -> Result<Vec<GuestTest>> {
     Ok(undeclared_tests(&metadata()?))
 }
 
-/// Builds the programs of `tests`.
+/// Builds the programs of `tests` for `arch`.
 ///
 /// # Errors
 /// They do not build.
-pub(crate) fn build_guest_tests(tests: &[GuestTest]) -> Result<Vec<Program>> {
+pub(crate) fn build_guest_tests(arch: Arch, tests: &[GuestTest]) -> Result<Vec<Program>> {
     let mut arguments = vec!["test", "--no-run"];
     for test in tests {
         arguments.extend(["--package", &test.package, "--test", &test.name]);
     }
-    let mut programs = executables(&build(&arguments)?);
+    let mut programs = executables(&build(arch, &arguments)?);
     programs.retain(|program| tests.iter().any(|test| test.name == program.name));
     programs.sort_by(|a, b| a.name.cmp(&b.name));
     anyhow::ensure!(programs.len() == tests.len(), "cargo did not build all of {tests:?}");
+    Ok(programs)
+}
+
+/// Builds the unit tests of all packages but this one, for `arch`; each program has the name of its file.
+///
+/// # Errors
+/// They do not build.
+pub(crate) fn build_unit_tests(arch: Arch) -> Result<Vec<Program>> {
+    let all = ["test", "--no-run", "--workspace", "--exclude", "xtask", "--lib", "--bins"];
+    let mut programs = executables(&build(arch, &all)?);
+    for program in &mut programs {
+        // A library and a program of one package have one name.
+        let file = program.path.file_name().unwrap_or_default();
+        program.name = file.to_string_lossy().into_owned();
+    }
     Ok(programs)
 }
 
@@ -110,9 +140,9 @@ fn metadata() -> Result<Value> {
     Ok(serde_json::from_slice(&command::stdout(&mut metadata)?)?)
 }
 
-/// Runs cargo with `arguments`, showing its diagnostics; returns its messages.
-fn build(arguments: &[&str]) -> Result<Vec<Value>> {
-    let mut cargo = cargo();
+/// Runs cargo with `arguments` for `arch`, showing its diagnostics; returns its messages.
+fn build(arch: Arch, arguments: &[&str]) -> Result<Vec<Value>> {
+    let mut cargo = cross::cargo(arch)?;
     cargo.args(arguments).arg("--message-format=json-render-diagnostics");
     let line = command::describe(&cargo);
     let output = cargo

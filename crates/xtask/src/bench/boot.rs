@@ -18,10 +18,11 @@ use super::place::{Bundle, Place, THIS_PROGRAM};
 use super::program::{self, INIT_LINE};
 use super::record::{Arm, Records};
 use super::run::{interleave, ms};
+use crate::arch::Arch;
 use crate::artifacts::FLAVOURS;
 use crate::icount::{self, Guest as CountedGuest};
 use crate::image;
-use crate::kernel::{self, Arch};
+use crate::kernel;
 
 /// Name of the group that measures times and exits.
 pub(super) const GROUP: &str = "boot";
@@ -60,7 +61,7 @@ fn goals(flavour: &str) -> (Option<Goal>, Option<Goal>) {
 pub(super) fn instruction_figures() -> Result<Vec<Figure>> {
     let mut figures = vec![];
     for &flavour in FLAVOURS {
-        let kernel = kernel::ensure(flavour, Arch::X86_64)?.vmlinux;
+        let kernel = kernel::ensure(flavour, Arch::X86_64)?.image();
         let cmdline = icount::CMDLINE.to_owned();
         let memory_mib = icount::MEMORY_MIB;
         eprintln!("bench: counting the instructions of the {flavour} kernel");
@@ -119,7 +120,7 @@ pub(super) fn add_linux_that_runs_us(bundle: &Bundle) -> Result<()> {
 /// A kernel or the filesystem cannot be built.
 pub(super) fn add_linux(bundle: &Bundle, flavours: &[&str], init: &[u8]) -> Result<()> {
     for flavour in flavours {
-        bundle.copy(flavour, &kernel::ensure(flavour, Arch::X86_64)?.vmlinux)?;
+        bundle.copy(flavour, &kernel::ensure(flavour, Arch::X86_64)?.image())?;
     }
     let tree = bundle.path("tree");
     for directory in ["dev", "proc", "sys"] {

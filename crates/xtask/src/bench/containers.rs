@@ -14,6 +14,7 @@ use super::place::Place;
 use super::record::{Arm, Records};
 use super::run::{interleave, ms};
 use super::{Context, idle};
+use crate::arch::Arch;
 use crate::artifacts;
 use crate::cache::Cache;
 use crate::images::{self, store};
@@ -59,9 +60,10 @@ pub(super) fn figures(context: &Context, records: &mut Records) -> Result<Vec<Fi
     }
     let importer = programs.iter().find(|(name, _)| name == store::IMPORTER);
     let (_, importer) = importer.context("there is no program that imports images")?;
-    let mut list = artifacts::guest(&cache, &["container"])?;
+    let mut list = artifacts::guest(&cache, Arch::X86_64, &["container"])?;
     list.extend(runtime::image(&cache, images::Name::Busybox)?);
-    bundle.equip(artifacts::disk(&cache, &list)?, store::disk(&cache, importer)?);
+    let artifacts = artifacts::disk(&cache, Arch::X86_64, &list)?;
+    bundle.equip(artifacts, store::disk(&cache, Arch::X86_64, importer)?);
     records.merge(bundle.measure(Place::Emulated, GROUP, context.runs(RUNS))?);
     let mut figures = of_starts(records)?;
     figures.extend(of_memory(records)?);

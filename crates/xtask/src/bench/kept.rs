@@ -9,6 +9,7 @@ use anyhow::{Context as _, Result, ensure};
 
 use super::Context;
 use super::place::VMM;
+use crate::arch::Arch;
 use crate::artifacts::{self, FLAVOURS};
 use crate::cache::Cache;
 use crate::host::init::ARTIFACTS;
@@ -34,8 +35,9 @@ pub(super) fn measure(
     let programs = context.programs()?;
     let mut job = Job::new([&[VMM], command, &["--quiet", "--format", "json"], words].concat());
     let importer = programs.path(store::IMPORTER)?;
-    job.artifacts = Some(artifacts::disk(&cache, &artifacts::guest(&cache, FLAVOURS)?)?);
-    job.store = Some(store::disk(&cache, importer)?);
+    let guest = artifacts::guest(&cache, Arch::X86_64, FLAVOURS)?;
+    job.artifacts = Some(artifacts::disk(&cache, Arch::X86_64, &guest)?);
+    job.store = Some(store::disk(&cache, Arch::X86_64, importer)?);
     let kernel = Path::new(ARTIFACTS).join("kernels/container/vmlinux");
     job.environment.push(("VMM_KERNEL".into(), kernel.display().to_string()));
     for (name, path) in &programs.0 {

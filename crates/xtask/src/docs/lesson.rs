@@ -10,6 +10,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use super::tables::{self, Reports};
+use crate::arch::Arch;
 use crate::cache::Cache;
 use crate::host::Job;
 use crate::images::Name;
@@ -71,7 +72,7 @@ fn measure(directory: &Path) -> Result<()> {
 /// The ways to start that need no guest, on this machine.
 fn native(directory: &Path) -> Result<Vec<u8>> {
     packages::ensure(&["runc", "crun"])?;
-    let forms = Name::Busybox.ensure(&Cache::of_user()?)?;
+    let forms = Name::Busybox.ensure(&Cache::of_user()?, Arch::X86_64)?;
     let image = forms.first().context("the image has no form")?;
     let mut vmm = Command::new(workspace::build_vmm(Profile::Release)?);
     vmm.args(["bench", "startup", "--format", "json", "--baseline", "runc", "--arms", CONTAINERS]);

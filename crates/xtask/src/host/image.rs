@@ -7,16 +7,27 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 use super::init;
+use crate::arch::Arch;
 use crate::archive::Cpio;
 use crate::cache::{Cache, Key};
 use crate::debian::{self, StockKernel};
+use crate::workspace::{self, Profile};
 use crate::{command, image, packages};
 
-/// Packages building and running an emulated host needs.
-pub(crate) const PACKAGES: &[&str] =
-    &["apt", "dpkg", "kmod", "e2fsprogs", "mmdebstrap", "qemu-system-x86", "util-linux"];
+/// Packages building and running an emulated host of `arch` needs.
+pub(crate) fn packages_for(arch: Arch) -> Vec<&'static str> {
+    vec!["apt", "dpkg", "kmod", "e2fsprogs", "mmdebstrap", qemu_package(arch), "util-linux"]
+}
 
-/// What the emulated host offers beyond Debian's smallest installation.
+/// The package of the QEMU that emulates `arch` here, and runs guests of it there.
+fn qemu_package(arch: Arch) -> &'static str {
+    match arch {
+        Arch::X86_64 => "qemu-system-x86",
+        Arch::Aarch64 => "qemu-system-arm",
+    }
+}
+
+/// What an emulated host offers beyond Debian's smallest installation and QEMU.
 const INSIDE: &[&str] = &[
     "crun",
     "curl",
@@ -31,21 +42,20 @@ const INSIDE: &[&str] = &[
     "kmod",
     "passt",
     "procps",
-    "qemu-system-x86",
     "qemu-utils",
     "runc",
     "strace",
     "umoci",
 ];
 
-/// Loaded at boot, with all they need: first the way to the root disk, then the host's trade.
+/// Loaded at boot, with all they need: first the way to the root disk, then the host's trade. KVM is a
+/// module on x86_64 only.
 const MODULES: &[&str] = &[
     "virtio_pci",
     "virtio_blk",
     "virtio_console",
     "crc32c_generic",
     "ext4",
-    "kvm_amd",
     "tun",
     "vhost_net",
     "vhost_vsock",
@@ -71,22 +81,24 @@ pub(crate) struct Parts {
 ///
 /// # Errors
 /// apt, mmdebstrap or mke2fs fail, or the cache cannot be written.
-pub(crate) fn ensure(cache: &Cache) -> Result<Parts> {
-    packages::ensure(PACKAGES)?;
+pub(crate) fn ensure(cache: &Cache, arch: Arch) -> Result<Parts> {
+    packages::ensure(&packages_for(arch))?;
     packages::ensure(packages::for_unprivileged_builds())?;
-    let kernel = StockKernel::ensure(cache)?;
+    let kernel = StockKernel::ensure(cache, arch)?;
     Ok(Parts {
-        initrd: initrd(cache, &kernel)?,
-        disk: disk(cache, &kernel)?,
-        kernel: kernel.bzimage(),
+        initrd: initrd(cache, arch, &kernel)?,
+        disk: disk(cache, arch, &kernel)?,
+        kernel: kernel.vmlinuz(),
     })
 }
 
 /// The part of the initial RAM file system that seldom changes: the modules.
-fn modules(cache: &Cache, kernel: &StockKernel) -> Result<PathBuf> {
+fn modules(cache: &Cache, arch: Arch, kernel: &StockKernel) -> Result<PathBuf> {
+    let kvm: &[&str] = if arch == Arch::X86_64 { &["kvm_amd"] } else { &[] };
+    let modules = [MODULES, kvm].concat();
     let key = Key::new()
         .with("kernel", &kernel.package)
-        .with("modules", MODULES.join(" "))
+        .with("modules", modules.join(" "))
         .with("recipe", RECIPE);
     let build = |entry: &Path| {
         let file = File::create(entry.join("modules.cpio"))?;
@@ -94,7 +106,7 @@ fn modules(cache: &Cache, kernel: &StockKernel) -> Result<PathBuf> {
         cpio.directory("dev")?;
         cpio.character_device("dev/console", 5, 1)?;
         cpio.directory(init::MODULES)?;
-        for (index, path) in kernel.load_order(MODULES)?.iter().enumerate() {
+        for (index, path) in kernel.load_order(&modules)?.iter().enumerate() {
             let name = path.file_name().unwrap_or_default().to_string_lossy();
             let content = fs::read(path).with_context(|| format!("read {}", path.display()))?;
             cpio.file(&format!("{}/{index:03}-{name}", init::MODULES), 0o644, &content)?;
@@ -102,14 +114,18 @@ fn modules(cache: &Cache, kernel: &StockKernel) -> Result<PathBuf> {
         cpio.finish()?;
         Ok(())
     };
-    Ok(cache.entry("host-modules", &key, build)?.join("modules.cpio"))
+    Ok(cache.entry(&arch.kind("host-modules"), &key, build)?.join("modules.cpio"))
 }
 
 /// The initial RAM file system: the modules, and this very program behind them.
-fn initrd(cache: &Cache, kernel: &StockKernel) -> Result<File> {
-    let modules = modules(cache, kernel)?;
+fn initrd(cache: &Cache, arch: Arch, kernel: &StockKernel) -> Result<File> {
+    let modules = modules(cache, arch, kernel)?;
     // By this link the program is there even when a build has replaced its file since.
-    let program = fs::read("/proc/self/exe").context("read the running program")?;
+    let mut program = PathBuf::from("/proc/self/exe");
+    if !arch.is_native() {
+        program = workspace::build_program(arch, Profile::Dev, "xtask", "xtask")?.path;
+    }
+    let program = fs::read(&program).with_context(|| format!("read {}", program.display()))?;
     let mut initrd = cache.unnamed_file()?;
     let mut modules =
         File::open(&modules).with_context(|| format!("open {}", modules.display()))?;
@@ -121,17 +137,23 @@ fn initrd(cache: &Cache, kernel: &StockKernel) -> Result<File> {
 }
 
 /// The root disk: a Debian installation with the kernel's modules.
-fn disk(cache: &Cache, kernel: &StockKernel) -> Result<PathBuf> {
-    let key = Key::new()
+fn disk(cache: &Cache, arch: Arch, kernel: &StockKernel) -> Result<PathBuf> {
+    let mut packages = [INSIDE, &[qemu_package(arch)]].concat();
+    packages.sort_unstable();
+    let mut key = Key::new()
         .with("kernel", &kernel.package)
         .with("suite", debian::SUITE)
-        .with("packages", INSIDE.join(" "))
+        .with("packages", packages.join(" "))
         .with("size", DISK_MIB.to_string())
         .with("recipe", RECIPE);
+    if !arch.is_native() {
+        key = key.with("unpacked", debian::unpacked_key());
+    }
     let build = |entry: &Path| {
-        eprintln!("host: building the root disk of the emulated host (about a minute, once)");
+        eprintln!("host: building the root disk of the {arch} host (about a minute, once)");
         let archive = entry.join("root.tar");
-        debootstrap(&archive)?;
+        let mut install = debian::installation(arch, &packages);
+        command::run(install.args(["--format=tar", debian::SUITE]).arg(&archive))?;
         let tree = entry.join("root");
         fs::create_dir(&tree)?;
         // One program under one fakeroot, so that owners and modes reach the image.
@@ -143,7 +165,7 @@ fn disk(cache: &Cache, kernel: &StockKernel) -> Result<PathBuf> {
         fs::remove_dir_all(&tree)?;
         Ok(fs::remove_file(&archive)?)
     };
-    Ok(cache.entry("host-disk", &key, build)?.join("host.ext4"))
+    Ok(cache.entry(&arch.kind("host-disk"), &key, build)?.join("host.ext4"))
 }
 
 /// Unpacks the installation `$1` into `$2`, adds the modules of `$3`, makes the image `$4` of `$5`.
@@ -154,9 +176,3 @@ printf '127.0.0.1 localhost vmm-host\n' >"$2/etc/hosts"
 mke2fs -q -F -t ext4 -m 0 -b 4096 -E root_owner=0:0,lazy_itable_init=0,lazy_journal_init=0 \
   -d "$2" "$4" "$5"
 "#;
-
-fn debootstrap(archive: &Path) -> Result<()> {
-    let mut mmdebstrap = debian::mmdebstrap("minbase");
-    mmdebstrap.arg(format!("--include={}", INSIDE.join(",")));
-    command::run(mmdebstrap.args(["--format=tar", debian::SUITE]).arg(archive))
-}

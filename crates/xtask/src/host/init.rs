@@ -16,7 +16,9 @@ use rustix::mount::{MountFlags, mount, mount_move};
 use rustix::system::{RebootCommand, reboot};
 
 use super::payload::Payload;
+use crate::arch::Arch;
 use crate::artifacts::FLAVOURS;
+use crate::kernel;
 
 /// Where the program lies in the initial RAM file system, and how it knows its role.
 pub(crate) const PATH: &str = "/host-init";
@@ -118,8 +120,9 @@ fn settle_in() -> Result<()> {
 
 /// Puts the kernels where a package would.
 fn install_kernels() -> Result<()> {
+    let image = kernel::image_name(Arch::native()?);
     for flavour in FLAVOURS {
-        let built = Path::new(ARTIFACTS).join(format!("kernels/{flavour}/vmlinux"));
+        let built = Path::new(ARTIFACTS).join(format!("kernels/{flavour}/{image}"));
         if !built.exists() {
             continue;
         }

@@ -18,6 +18,7 @@ use anyhow::{Context, Result};
 
 use super::image::Parts;
 use super::init;
+use crate::arch::Arch;
 
 /// As many of the console's last lines are kept for an explanation.
 const CONSOLE_LINES: usize = 40;
@@ -27,6 +28,7 @@ const CONSOLE_LINE: u64 = 4096;
 
 /// The machine to emulate.
 pub(crate) struct Machine {
+    pub(crate) arch: Arch,
     pub(crate) parts: Parts,
     pub(crate) artifacts: Option<PathBuf>,
     pub(crate) store: Option<PathBuf>,
@@ -54,14 +56,15 @@ impl Qemu {
         let (ours, theirs) = UnixStream::pair().context("create a socket pair")?;
         let (console, console_writer) = std::io::pipe().context("create a pipe")?;
         let mut command = Command::new("setpriv");
-        command.args(["--pdeathsig", "KILL", "--", "qemu-system-x86_64"]).args(arguments(&machine));
+        let qemu = format!("qemu-system-{}", machine.arch);
+        command.args(["--pdeathsig", "KILL", "--", &qemu]).args(arguments(&machine));
         command
             .stdin(Stdio::from(OwnedFd::from(theirs)))
             .stdout(console_writer.try_clone()?)
             .stderr(console_writer)
             // Ctrl-C in our terminal is ours to handle.
             .process_group(0);
-        let child = command.spawn().context("start setpriv and qemu-system-x86_64")?;
+        let child = command.spawn().with_context(|| format!("start setpriv and {qemu}"))?;
         let lines = Arc::new(Mutex::new(VecDeque::new()));
         let reader = {
             let lines = Arc::clone(&lines);
@@ -94,16 +97,25 @@ impl Drop for Qemu {
     }
 }
 
+/// The machine type and processor with which `arch` has hardware KVM, and the name of the first serial port.
+fn hardware(arch: Arch) -> [&'static str; 3] {
+    match arch {
+        // Without XSAVE: under QEMU's SVM a guest's XSETBV reaches the host's register, and the sizes
+        // of saved states then disagree with CPUID, in both.
+        Arch::X86_64 => ["pc", "EPYC,+svm,-xsave", "ttyS0"],
+        Arch::Aarch64 => ["virt,virtualization=on,gic-version=3", "cortex-a72", "ttyAMA0"],
+    }
+}
+
 fn arguments(machine: &Machine) -> Vec<String> {
-    let Machine { parts, artifacts, store, job, cpus, memory_mib, extra } = machine;
+    let Machine { arch, parts, artifacts, store, job, cpus, memory_mib, extra } = machine;
     let (job, initrd) = (reachable(job), reachable(&parts.initrd));
-    let kernel_line = format!("rdinit={} console=ttyS0 quiet panic=-1 nokaslr", init::PATH);
+    let [kind, processor, serial] = hardware(*arch);
+    let kernel_line = format!("rdinit={} console={serial} quiet panic=-1 nokaslr", init::PATH);
     let mut words: Vec<String> = vec![];
     let mut add = |line: &[&str]| words.extend(line.iter().map(|&word| word.to_owned()));
     add(&["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"]);
-    // Without XSAVE: under QEMU's SVM a guest's XSETBV reaches the host's register, and the sizes
-    // of saved states then disagree with CPUID, in both.
-    add(&["-machine", "pc", "-accel", "tcg,thread=multi", "-cpu", "EPYC,+svm,-xsave"]);
+    add(&["-machine", kind, "-accel", "tcg,thread=multi", "-cpu", processor]);
     add(&["-smp", &cpus.to_string(), "-m", &memory_mib.to_string()]);
     add(&["-kernel", &text(&parts.kernel), "-initrd", &initrd]);
     add(&["-append", &kernel_line]);

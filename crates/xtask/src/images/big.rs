@@ -7,6 +7,7 @@ use anyhow::Result;
 
 use super::layout::Layout;
 use super::tar::{Node, Tar};
+use crate::arch::Arch;
 
 /// Changes whenever the content does.
 pub(crate) const RECIPE: &str = "1";
@@ -51,7 +52,7 @@ const WORDS: [&str; 16] = [
 /// # Errors
 /// umoci fails.
 pub(crate) fn build(layout: &Path) -> Result<()> {
-    let image = Layout::create(layout)?;
+    let image = Layout::create(layout, Arch::X86_64)?;
     for number in 0..LAYERS {
         image.layer(|tar| write(tar, number))?;
     }

@@ -1,16 +1,15 @@
 //! The smallest image one can work in: a static BusyBox and the accounts it needs.
 
-use std::fs;
 use std::io::{self, Write};
 use std::path::Path;
-use std::process::Command;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
 use super::layout::Layout;
 use super::tar::{Node, Tar};
+use crate::arch::Arch;
 use crate::cache::Key;
-use crate::{command, debian};
+use crate::debian;
 
 const DIRECTORIES: &[&str] =
     &["bin", "dev", "etc", "home", "proc", "sbin", "sys", "usr", "usr/bin", "var", "var/tmp"];
@@ -53,15 +52,9 @@ pub(crate) fn key() -> Key {
 ///
 /// # Errors
 /// apt or umoci fail.
-pub(crate) fn build(entry: &Path, layout: &Path) -> Result<()> {
-    let package = entry.join("package");
-    debian::unpack("busybox-static", &package)?;
-    let program = package.join("bin/busybox");
-    let busybox = fs::read(&program).context("take busybox from its package")?;
-    let applets = command::stdout(Command::new(&program).arg("--list"))?;
-    let applets = String::from_utf8(applets)?;
-    fs::remove_dir_all(&package)?;
-    let image = Layout::create(layout)?;
+pub(crate) fn build(arch: Arch, entry: &Path, layout: &Path) -> Result<()> {
+    let (busybox, applets) = debian::busybox(arch, &entry.join("package"))?;
+    let image = Layout::create(layout, arch)?;
     image.layer(|tar| write(tar, &busybox, &applets))?;
     image.configure(&[("env", PATH), ("cmd", "sh"), ("workingdir", "/")])?;
     image.finish()

@@ -10,6 +10,7 @@ use anyhow::Result;
 use super::busybox::PATH;
 use super::layout::Layout;
 use super::tar::{Node, Tar};
+use crate::arch::Arch;
 use crate::cache::Key;
 use crate::{command, debian};
 
@@ -92,7 +93,7 @@ impl Installation {
         let words = |pairs: &[(&str, &str)]| {
             pairs.iter().map(|(a, b)| format!("{a}={b}\n")).collect::<String>()
         };
-        key()
+        key(Arch::X86_64)
             .with("before", BEFORE)
             .with("difference", DIFFERENCE)
             .with("packages", self.packages.join(" "))
@@ -127,23 +128,24 @@ impl Installation {
 }
 
 /// What the smallest image is made from.
-pub(crate) fn key() -> Key {
-    Key::new().with("recipe", RECIPE).with("suite", debian::SUITE).with("clean", CLEAN)
+pub(crate) fn key(arch: Arch) -> Key {
+    let key = Key::new().with("recipe", RECIPE).with("suite", debian::SUITE).with("clean", CLEAN);
+    if arch.is_native() { key } else { key.with("unpacked", debian::unpacked_key()) }
 }
 
 /// Makes the image of Debian's smallest installation at `layout`; its archive stays in `entry`.
 ///
 /// # Errors
 /// mmdebstrap or umoci fail.
-pub(crate) fn build(entry: &Path, layout: &Path) -> Result<()> {
+pub(crate) fn build(arch: Arch, entry: &Path, layout: &Path) -> Result<()> {
     let archive = entry.join(ARCHIVE);
-    let mut install = debian::mmdebstrap("minbase");
-    install.arg(format!("--customize-hook={CLEAN}"));
+    let mut install = debian::installation(arch, &[]);
+    install.arg(debian::last_hook(arch, CLEAN));
     // Whatever runs a container makes its devices, and only root may unpack them.
     install.arg("--skip=output/dev");
     command::run(install.args(["--format=tar", debian::SUITE]).arg(&archive))?;
     add_empty_dev(entry, &archive)?;
-    let image = Layout::create(layout)?;
+    let image = Layout::create(layout, arch)?;
     // It is kept beside the layout, and adding a layer removes its archive.
     let copy = entry.join("layer.tar");
     fs::hard_link(&archive, &copy)?;

@@ -8,6 +8,7 @@ use std::process::Command;
 use anyhow::{Context, Result};
 
 use super::tar::Tar;
+use crate::arch::Arch;
 use crate::command;
 
 /// The tag of the one image of a layout.
@@ -19,14 +20,17 @@ pub(crate) struct Layout {
 }
 
 impl Layout {
-    /// A new layout at `path` with an image of no layers.
+    /// A new layout at `path` with an image for `arch` of no layers.
     ///
     /// # Errors
     /// umoci fails.
-    pub(crate) fn create(path: &Path) -> Result<Self> {
+    pub(crate) fn create(path: &Path, arch: Arch) -> Result<Self> {
         command::run(Command::new("umoci").args(["init", "--layout"]).arg(path))?;
         let layout = Self { path: path.to_owned() };
         layout.umoci(&["new"], &[])?;
+        if !arch.is_native() {
+            layout.umoci(&["config"], &[&format!("--architecture={}", arch.debian())])?;
+        }
         Ok(layout)
     }
 

@@ -7,8 +7,9 @@ use std::process::Command;
 use anyhow::{Context, Result};
 use sha2::{Digest, Sha256};
 
-use super::Name;
 use super::layout::TAG;
+use super::{Name, of_arch};
+use crate::arch::Arch;
 use crate::cache::{Cache, Key};
 use crate::{command, image};
 
@@ -21,20 +22,26 @@ const IMPORTED: &[Name] = &[Name::Busybox, Name::Debian, Name::Python, Name::Ngi
 /// Room on the disk beyond the images, in MiB: for containers and for further images.
 const ROOM_MIB: u64 = 4096;
 
-/// An ext4 image with the store that `importer` makes of the images, for `/var/lib/vmm`.
+/// An ext4 image with the store that `importer` makes of the images for `arch`, for `/var/lib/vmm`. The
+/// importer is a program for this machine.
 ///
 /// # Errors
 /// An image cannot be built or imported, or the cache cannot be written.
-pub(crate) fn disk(cache: &Cache, importer: &Path) -> Result<PathBuf> {
-    let layouts = IMPORTED.iter().map(|name| {
-        let forms = name.ensure(cache)?;
+pub(crate) fn disk(cache: &Cache, arch: Arch, importer: &Path) -> Result<PathBuf> {
+    let layouts = of_arch(IMPORTED, arch).into_iter().map(|name| {
+        let forms = name.ensure(cache, arch)?;
         let layout = forms.into_iter().next().context("an image without a layout")?;
         Ok((name.as_str(), layout.path))
     });
-    disk_of(cache, importer, &layouts.collect::<Result<Vec<_>>>()?)
+    disk_of(cache, arch, importer, &layouts.collect::<Result<Vec<_>>>()?)
 }
 
-fn disk_of(cache: &Cache, importer: &Path, layouts: &[(&str, PathBuf)]) -> Result<PathBuf> {
+fn disk_of(
+    cache: &Cache,
+    arch: Arch,
+    importer: &Path,
+    layouts: &[(&str, PathBuf)],
+) -> Result<PathBuf> {
     let program = fs::read(importer).with_context(|| format!("read {}", importer.display()))?;
     let mut key =
         Key::new().with("importer", Sha256::digest(&program)).with("room", ROOM_MIB.to_string());
@@ -43,10 +50,10 @@ fn disk_of(cache: &Cache, importer: &Path, layouts: &[(&str, PathBuf)]) -> Resul
         let entry = layout.parent().and_then(Path::file_name).unwrap_or_default();
         key = key.with(name, entry.as_encoded_bytes());
     }
-    let entry = cache.short_lived_entry("image-store", &key, |entry| {
+    let entry = cache.short_lived_entry(&arch.kind("image-store"), &key, |entry| {
         let store = entry.join("store");
         for (name, layout) in layouts {
-            import(importer, layout, name, &store)?;
+            import(importer, arch, layout, name, &store)?;
         }
         let size_mib = size_of(&store)? >> 20;
         image::ext4(&store, &entry.join("store.ext4"), size_mib * 9 / 8 + ROOM_MIB)?;
@@ -56,9 +63,10 @@ fn disk_of(cache: &Cache, importer: &Path, layouts: &[(&str, PathBuf)]) -> Resul
 }
 
 /// Imports the image of `layout` into the store in the directory `store`, under `name`.
-fn import(importer: &Path, layout: &Path, name: &str, store: &Path) -> Result<()> {
+fn import(importer: &Path, arch: Arch, layout: &Path, name: &str, store: &Path) -> Result<()> {
     let mut import = Command::new(importer);
     import.arg("pull").arg(format!("oci:{}:{TAG}", layout.display())).args(["--name", name]);
+    import.arg(format!("--platform=linux/{}", arch.debian()));
     command::run(import.env("VMM_DATA", store))
 }
 
@@ -92,16 +100,17 @@ echo "$@" >>"$VMM_DATA/images/calls"
         fs::set_permissions(&importer, fs::Permissions::from_mode(0o755)).unwrap();
         let cache = Cache::at(&directory.path().join("cache"));
         let layouts = [("one", PathBuf::from("/k1/layout")), ("two", "/k2/layout".into())];
-        let disk = disk_of(&cache, &importer, &layouts).unwrap();
+        let disk = || disk_of(&cache, Arch::Aarch64, &importer, &layouts).unwrap();
+        let first = disk();
         let mut cat = Command::new("debugfs");
-        cat.env("PATH", image::path_with_sbin()).args(["-R", "cat /images/calls"]).arg(&disk);
+        cat.env("PATH", image::path_with_sbin()).args(["-R", "cat /images/calls"]).arg(&first);
         let calls = String::from_utf8(command::stdout(&mut cat).unwrap()).unwrap();
-        let expected = "pull oci:/k1/layout:latest --name one\n\
-                        pull oci:/k2/layout:latest --name two\n";
+        let expected = "pull oci:/k1/layout:latest --name one --platform=linux/arm64\n\
+                        pull oci:/k2/layout:latest --name two --platform=linux/arm64\n";
         assert_eq!(calls, expected);
-        assert_eq!(disk_of(&cache, &importer, &layouts).unwrap(), disk);
+        assert_eq!(disk(), first);
 
         fs::write(&importer, format!("{FAKE}# changed\n")).unwrap();
-        assert_ne!(disk_of(&cache, &importer, &layouts).unwrap(), disk);
+        assert_ne!(disk(), first);
     }
 }

@@ -11,7 +11,7 @@ use super::*;
 use crate::command;
 
 fn layout(name: Name) -> PathBuf {
-    let forms = name.ensure(&Cache::of_user().unwrap()).unwrap();
+    let forms = name.ensure(&Cache::of_user().unwrap(), Arch::X86_64).unwrap();
     forms.into_iter().next().unwrap().path
 }
 
@@ -84,7 +84,7 @@ fn every_layout_has_one_image_whose_blobs_are_what_they_are_called() {
         ("built", 6),
         ("built-zstd", 6),
     ]);
-    let forms = suite(&cache).unwrap();
+    let forms = suite(&cache, Arch::X86_64).unwrap();
     let layouts: Vec<_> = forms.iter().filter(|form| form.path.is_dir()).collect();
     assert_eq!(layouts.len(), layers.len());
     for Form { name, path } in layouts {
@@ -108,7 +108,7 @@ fn every_layout_has_one_image_whose_blobs_are_what_they_are_called() {
 
 #[test]
 fn archives_hold_the_image_that_the_layout_holds() {
-    let forms = Name::Built.ensure(&Cache::of_user().unwrap()).unwrap();
+    let forms = Name::Built.ensure(&Cache::of_user().unwrap(), Arch::X86_64).unwrap();
     let member = |name: &str, member: &str| {
         let form = forms.iter().find(|form| form.name == name).unwrap();
         let mut tar = Command::new("tar");

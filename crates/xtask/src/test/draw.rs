@@ -14,11 +14,9 @@ const TURN: usize = 3;
 pub(super) struct Stack(Arc<Mutex<VecDeque<String>>>);
 
 impl Stack {
-    /// The turns for `tests`, each the name of a program and those of its tests.
-    pub(super) fn new<'a>(tests: impl Iterator<Item = (&'a str, &'a [String])>) -> Self {
-        let turns = tests.flat_map(|(program, names)| {
-            names.chunks(TURN).map(move |names| format!("{program} {}\n", names.join(" ")))
-        });
+    /// A turn for each of `lines`: the name of a program and its arguments.
+    pub(super) fn new(lines: impl IntoIterator<Item = String>) -> Self {
+        let turns = lines.into_iter().map(|line| format!("{line}\n"));
         Self(Arc::new(Mutex::new(turns.collect())))
     }
 
@@ -33,6 +31,11 @@ impl Stack {
     fn draw(&self) -> Option<String> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
     }
+}
+
+/// The turns of `program` for its tests `names`.
+pub(super) fn turns(program: &str, names: &[String]) -> impl Iterator<Item = String> {
+    names.chunks(TURN).map(move |names| format!("{program} --exact {}", names.join(" ")))
 }
 
 /// What one host reads: a turn whenever it is done with the one before, until none is left.
@@ -61,14 +64,14 @@ mod tests {
     fn every_test_is_drawn_once_by_whoever_is_done() {
         let names = |count: usize| (0..count).map(|n| format!("m::t{n}")).collect::<Vec<_>>();
         let (many, few) = (names(7), names(1));
-        let stack = Stack::new([("a", &many[..]), ("b", &few[..])].into_iter());
+        let stack = Stack::new(turns("a", &many).chain(turns("b", &few)));
         let (slow, _unheard) = stack.hand();
         let (quick, done) = stack.hand();
         let mut lines = BufReader::new(slow).lines();
-        assert_eq!(lines.next().unwrap().unwrap(), "a m::t0 m::t1 m::t2");
+        assert_eq!(lines.next().unwrap().unwrap(), "a --exact m::t0 m::t1 m::t2");
         let mut lines = BufReader::new(quick).lines();
-        assert_eq!(lines.next().unwrap().unwrap(), "a m::t3 m::t4 m::t5");
-        for line in ["a m::t6", "b m::t0"] {
+        assert_eq!(lines.next().unwrap().unwrap(), "a --exact m::t3 m::t4 m::t5");
+        for line in ["a --exact m::t6", "b --exact m::t0"] {
             done.send(()).unwrap();
             assert_eq!(lines.next().unwrap().unwrap(), line);
         }
@@ -78,8 +81,7 @@ mod tests {
 
     #[test]
     fn host_that_is_gone_draws_no_more() {
-        let names = ["t".to_owned()];
-        let stack = Stack::new([("a", &names[..]), ("b", &names[..])].into_iter());
+        let stack = Stack::new(["a t".to_owned(), "b t".to_owned()]);
         let (hand, done) = stack.hand();
         drop(done);
         let lines: Vec<_> = BufReader::new(hand).lines().map(Result::unwrap).collect();

@@ -1,14 +1,16 @@
-//! The tests that boot guests: they run in emulated hosts, which share them.
+//! The tests that boot guests: they run in emulated hosts, which share them. On an emulated host of another
+//! architecture, so do the unit tests.
 
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
 use anyhow::{Result, anyhow, ensure};
 
-use super::draw::Stack;
+use super::draw::{Stack, turns};
+use crate::arch::Arch;
 use crate::host::Job;
 use crate::totals::{Counter, Totals};
 use crate::workspace::{self, Profile, Program};
@@ -26,12 +28,12 @@ const TIMEOUT: Duration = Duration::from_secs(60 * 60);
 /// Emulated hosts that share all guest tests: as many as the smallest machine we know has processors.
 const HOSTS: usize = 2;
 
-/// Runs what comes in lines, each a program in `$1` and the names of its tests; fails if one does. Every
-/// line ends in a report: 101 is how a test program ends that has said what failed.
+/// Runs what comes in lines, each a program in `$1` and its arguments; fails if one does. Every line ends in
+/// a report: 101 is how a test program ends that has said what failed.
 const RUN_TURNS: &str = r#"
 status=0
-while read -r program names; do
-    "$1/$program" --exact $names </dev/null
+while read -r program arguments; do
+    "$1/$program" $arguments </dev/null
     ended=$?
     [ $ended = 0 ] || status=$ended
     case $ended in
@@ -42,21 +44,45 @@ done
 exit $status
 "#;
 
-/// Runs the tests whose names contain `filter`, in one emulated host; without it all, in [`HOSTS`] of them.
-pub(super) fn run(filter: Option<&str>) -> Result<Totals> {
-    let tests = workspace::guest_tests()?;
-    ensure!(!tests.is_empty(), "the workspace declares no tests that boot guests");
-    let programs = workspace::build_guest_tests(&tests)?;
-    let names = programs.iter().map(|program| names(program, filter.unwrap_or_default()));
-    let names = names.collect::<Result<Vec<_>>>()?;
-    if let (Some(filter), true) = (filter, names.iter().all(Vec::is_empty)) {
+/// The tests for one kind of host.
+struct Tests {
+    /// All programs that a host is given.
+    programs: Vec<Program>,
+    /// What is run of them, in turns.
+    turns: Vec<String>,
+}
+
+/// Runs the tests for hosts of `arch` whose names contain `filter`, in one emulated host; without it all, in
+/// [`HOSTS`] of them.
+pub(super) fn run(arch: Arch, filter: Option<&str>) -> Result<Totals> {
+    let Tests { programs, turns } = tests(arch, filter)?;
+    if let (Some(filter), true) = (filter, turns.is_empty()) {
         println!("no test that boots a guest has {filter:?} in its name");
         return Ok(Totals::default());
     }
-    let listed = programs.iter().zip(&names);
-    let stack = Stack::new(listed.map(|(program, names)| (&*program.name, &names[..])));
-    let job = job(programs)?;
+    let stack = Stack::new(turns);
+    let job = job(arch, programs)?;
     in_hosts(if filter.is_some() { 1 } else { HOSTS }, &job, &stack)
+}
+
+/// Builds the tests and finds out which of them to run.
+fn tests(arch: Arch, filter: Option<&str>) -> Result<Tests> {
+    let tests = workspace::guest_tests()?;
+    ensure!(!tests.is_empty(), "the workspace declares no tests that boot guests");
+    let mut programs = workspace::build_guest_tests(arch, &tests)?;
+    let mut lines = vec![];
+    for program in &programs {
+        let names = names(arch, program, filter.unwrap_or_default())?;
+        lines.extend(turns(&program.name, &names));
+    }
+    // Those for this machine run on it.
+    if !arch.is_native() {
+        for program in workspace::build_unit_tests(arch)? {
+            lines.push(format!("{} {}", program.name, filter.unwrap_or_default()));
+            programs.push(program);
+        }
+    }
+    Ok(Tests { programs, turns: lines })
 }
 
 /// Has `count` hosts run what is on `stack`. What the first prints is seen as it comes, what others do
@@ -84,17 +110,34 @@ fn in_hosts(count: usize, job: &Job, stack: &Stack) -> Result<Totals> {
 }
 
 /// The names of the tests in `program` that contain `filter`, in their order.
-fn names(program: &Program, filter: &str) -> Result<Vec<String>> {
-    let list = command::stdout(Command::new(&program.path).arg("--list"))?;
+fn names(arch: Arch, program: &Program, filter: &str) -> Result<Vec<String>> {
+    let list = if arch.is_native() {
+        command::stdout(Command::new(&program.path).arg("--list"))?
+    } else {
+        listed_in_host(arch, program)?
+    };
     let list = String::from_utf8_lossy(&list).into_owned();
     let all: Vec<_> = list.lines().filter_map(|line| line.strip_suffix(": test")).collect();
     ensure!(!all.is_empty(), "{} lists no tests", program.name);
     Ok(all.into_iter().filter(|name| name.contains(filter)).map(str::to_owned).collect())
 }
 
+/// What `program`, which this machine cannot run, prints as the list of its tests.
+fn listed_in_host(arch: Arch, program: &Program) -> Result<Vec<u8>> {
+    let place = Path::new(PROGRAMS).join(&program.name);
+    let mut job = Job::new([place.as_os_str(), "--list".as_ref()]);
+    job.arch = arch;
+    job.copy.push((program.path.clone(), place));
+    let mut list = vec![];
+    let status = job.relay_to(&mut list, &mut io::stderr())?;
+    ensure!(status == 0, "{} --list ended with {status}", program.name);
+    Ok(list)
+}
+
 /// The job that runs turns of `programs`.
-fn job(programs: Vec<Program>) -> Result<Job> {
+fn job(arch: Arch, programs: Vec<Program>) -> Result<Job> {
     let mut job = Job::new(["sh", "-c", RUN_TURNS, "tests", PROGRAMS]);
+    job.arch = arch;
     for Program { name, path } in programs {
         job.copy.push((path, PathBuf::from(PROGRAMS).join(name)));
     }

@@ -15,6 +15,7 @@ use super::super::inside::Inside;
 use super::super::place::{Place, VMM};
 use super::super::record::{Arm, Records};
 use super::super::run::{interleave, ms};
+use crate::arch::Arch;
 use crate::cache::Cache;
 use crate::command;
 use crate::images::Name;
@@ -39,7 +40,7 @@ pub(super) fn figures(
     for (name, path) in programs {
         bundle.copy(name, path)?;
     }
-    let forms = Name::Big.ensure(&Cache::of_user()?)?;
+    let forms = Name::Big.ensure(&Cache::of_user()?, Arch::X86_64)?;
     let layout = forms.first().context("an image without a layout")?;
     symlink(&layout.path, bundle.path(LAYOUT)).context("point to the image")?;
     records.merge(bundle.measure(Place::Software, GROUP, context.runs(RUNS))?);

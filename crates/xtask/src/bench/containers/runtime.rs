@@ -11,6 +11,7 @@ use vmm_contrast::arm::bundle_config;
 use super::super::inside::Inside;
 use super::super::place::VMM;
 use super::super::record::Arm;
+use crate::arch::Arch;
 use crate::artifacts::{self, Artifact};
 use crate::cache::Cache;
 use crate::command;
@@ -61,7 +62,11 @@ impl Runtime {
 /// # Errors
 /// It cannot be built.
 pub(super) fn image(cache: &Cache, image: Name) -> Result<Vec<Artifact>> {
-    let layout = image.ensure(cache)?.into_iter().next().context("an image without a layout")?;
+    let layout = image
+        .ensure(cache, Arch::X86_64)?
+        .into_iter()
+        .next()
+        .context("an image without a layout")?;
     artifacts::files(&format!("images/{}", image.as_str()), layout.path)
 }
 
