@@ -19,6 +19,10 @@ use crate::{artifacts, command};
 /// Where the test programs lie in the emulated host.
 const PROGRAMS: &str = "/srv/tests";
 
+/// What unit tests read of this workspace: the first inputs of the fuzz targets, one of them by way of a
+/// package's directory. It appears in the host at the paths that it has here.
+const SOURCES: &[&str] = &["fuzz/corpus", "crates/image/Cargo.toml"];
+
 /// Memory of the emulated host in MiB: room for a guest beyond the 4 GiB boundary.
 const MEMORY_MIB: u32 = 6144;
 
@@ -140,6 +144,9 @@ fn job(arch: Arch, programs: Vec<Program>) -> Result<Job> {
     job.arch = arch;
     for Program { name, path } in programs {
         job.copy.push((path, PathBuf::from(PROGRAMS).join(name)));
+    }
+    for path in SOURCES.iter().map(|path| workspace::root().join(path)) {
+        job.copy.push((path.clone(), path));
     }
     artifacts::equip(&mut job, Profile::Release)?;
     job.memory_mib = MEMORY_MIB;
