@@ -14,7 +14,7 @@ use crate::arch::Arch;
 use crate::host::Job;
 use crate::totals::{Counter, Totals};
 use crate::workspace::{self, Profile, Program};
-use crate::{artifacts, command};
+use crate::{artifacts, command, packages};
 
 /// Where the test programs lie in the emulated host.
 const PROGRAMS: &str = "/srv/tests";
@@ -22,6 +22,12 @@ const PROGRAMS: &str = "/srv/tests";
 /// What unit tests read of this workspace: the first inputs of the fuzz targets, one of them by way of a
 /// package's directory. It appears in the host at the paths that it has here.
 const SOURCES: &[&str] = &["fuzz/corpus", "crates/image/Cargo.toml"];
+
+/// The authorities that signatures of servers are compared with, which a package's script would have put there.
+const CERTIFICATES: &str = "/etc/ssl/certs/ca-certificates.crt";
+
+/// How many inputs of a kind unit tests make up where they are emulated. On this machine they make up more.
+const CASES: &str = "16";
 
 /// Memory of the emulated host in MiB: room for a guest beyond the 4 GiB boundary.
 const MEMORY_MIB: u32 = 6144;
@@ -145,14 +151,22 @@ fn job(arch: Arch, programs: Vec<Program>) -> Result<Job> {
     for Program { name, path } in programs {
         job.copy.push((path, PathBuf::from(PROGRAMS).join(name)));
     }
-    for path in SOURCES.iter().map(|path| workspace::root().join(path)) {
-        job.copy.push((path.clone(), path));
+    if !arch.is_native() {
+        add_what_unit_tests_need(&mut job)?;
     }
     artifacts::equip(&mut job, Profile::Release)?;
     job.memory_mib = MEMORY_MIB;
     job.timeout = Some(TIMEOUT);
     job.environment.push(("RUST_BACKTRACE".into(), "1".into()));
     Ok(job)
+}
+
+fn add_what_unit_tests_need(job: &mut Job) -> Result<()> {
+    packages::ensure(&["ca-certificates"])?;
+    let sources = SOURCES.iter().map(|path| workspace::root().join(path));
+    job.copy.extend(sources.chain([CERTIFICATES.into()]).map(|path| (path.clone(), path)));
+    job.environment.push(("PROPTEST_CASES".into(), CASES.into()));
+    Ok(())
 }
 
 fn relay(job: &Job, stack: &Stack, stdout: &mut dyn Write, stderr: &mut dyn Write) -> Totals {
