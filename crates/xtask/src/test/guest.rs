@@ -166,6 +166,8 @@ fn add_what_unit_tests_need(job: &mut Job) -> Result<()> {
     let sources = SOURCES.iter().map(|path| workspace::root().join(path));
     job.copy.extend(sources.chain([CERTIFICATES.into()]).map(|path| (path.clone(), path)));
     job.environment.push(("PROPTEST_CASES".into(), CASES.into()));
+    // On a disk: some files are opened past the page cache, which a file system in memory cannot do.
+    job.environment.push(("TMPDIR".into(), "/var/tmp".into()));
     Ok(())
 }
 
