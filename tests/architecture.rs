@@ -124,7 +124,8 @@ fn modules_use_only_modules_of_a_lower_rank() {
 fn only_the_contract_of_arch_asks_for_the_target_architecture() {
     let contract = Path::new("src/arch/mod.rs");
     assert!(source(contract).contains("target_arch"), "nothing chooses the architecture");
-    for path in rust_files("src").into_iter().filter(|path| path != contract) {
+    let files = rust_files("src").into_iter().chain(rust_files("crates"));
+    for path in files.filter(|path| path != contract) {
         let text = source(&path);
         assert!(!text.contains("target_arch"), "{} asks for the architecture", path.display());
     }

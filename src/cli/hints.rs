@@ -40,6 +40,7 @@ fn control_hint(error: &ControlError) -> Option<String> {
     let hint = match error {
         MachineError::Vm(error) => vm_hint(error),
         MachineError::Memory { .. } => "use less --memory, or raise ulimit -v",
+        MachineError::AddressSpace { .. } => "use less --memory",
         MachineError::Kernel { source: KernelError::BeyondRam { .. }, .. }
         | MachineError::Initrd { source: InitrdError::TooLarge { .. }, .. } => {
             "give the guest more with --memory"

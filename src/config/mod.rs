@@ -56,7 +56,7 @@ pub const MIN_MEMORY: MemorySize = MemorySize::from_mib(32);
 pub const MEMORY_STEP: MemorySize = MemorySize::from_mib(2);
 
 /// Longest kernel command line in bytes, without its terminating NUL (`COMMAND_LINE_SIZE` of
-/// Linux on x86 is 2048, NUL included).
+/// Linux is 2048, NUL included).
 pub const MAX_CMDLINE_LEN: usize = 2047;
 
 /// Most virtio devices of one machine: each takes an MMIO window and an interrupt line.
@@ -71,7 +71,8 @@ pub const CONSOLE_NAME: &str = "console";
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct VmConfig {
-    /// The guest kernel: an uncompressed ELF `vmlinux` or a `bzImage`.
+    /// The guest kernel: an uncompressed ELF `vmlinux` or a `bzImage`; on aarch64 an `Image`, which may be
+    /// compressed.
     pub kernel: PathBuf,
     /// How the kernel is entered.
     pub boot_protocol: BootProtocol,
@@ -110,7 +111,7 @@ pub struct VmConfig {
     #[serde(rename = "port")]
     pub ports: Vec<Port>,
     /// Whether the guest is described by ACPI tables; otherwise by an MP table and the command
-    /// line.
+    /// line. On aarch64 it is always described by a device tree.
     pub acpi: bool,
 }
 

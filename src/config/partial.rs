@@ -14,7 +14,7 @@ use super::{
 #[derive(Debug, Default, Clone, PartialEq, Eq, Deserialize, clap::Args)]
 #[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
 pub struct PartialConfig {
-    /// Guest kernel: an uncompressed ELF vmlinux or a bzImage
+    /// Guest kernel: an ELF vmlinux or a bzImage; on aarch64 an Image
     #[arg(long, value_name = "FILE", help_heading = "Boot")]
     pub kernel: Option<PathBuf>,
 

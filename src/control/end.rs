@@ -143,6 +143,7 @@ impl VcpuEvents for Ending {
     fn ended(&self, index: u8, end: VcpuEnd) {
         match end {
             VcpuEnd::Stopped => {}
+            VcpuEnd::Power(event) => self.request(event),
             VcpuEnd::TripleFault => self.set(End::TripleFault),
             VcpuEnd::Halted => self.set(End::Halted),
             VcpuEnd::Kvm(detail) => self.set(End::Kvm { index, detail }),

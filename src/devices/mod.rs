@@ -4,5 +4,6 @@
 
 pub mod console;
 pub mod power;
+pub mod rtc;
 pub mod serial;
 pub mod virtio;

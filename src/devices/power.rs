@@ -39,9 +39,6 @@ impl Trigger for ResetLine {
 pub struct I8042(I8042Device<ResetLine>);
 
 impl I8042 {
-    /// Number of ports, from the data port on.
-    pub const PORTS: u64 = 5;
-
     /// A controller that reports resets to `sink`.
     pub fn new(sink: Arc<dyn PowerSink>) -> Self {
         Self(I8042Device::new(ResetLine(sink)))

@@ -11,6 +11,7 @@ use rustix::thread::CapabilitySet;
 use serde::Serialize;
 
 use super::probe::{KvmMode, probe};
+use crate::arch::hypervisor;
 use crate::config::Host;
 
 const KVM_PATH: &str = "/dev/kvm";
@@ -42,6 +43,8 @@ pub struct Kvm {
     pub extension: Option<&'static str>,
     /// Whether this host is a virtual machine itself.
     pub nested: bool,
+    /// What the hypervisor of this host calls itself.
+    pub hypervisor: Option<String>,
     /// Most virtual CPUs of one machine, where KVM could be asked.
     pub max_cpus: Option<usize>,
 }
@@ -64,6 +67,7 @@ impl Kvm {
         let kvm = access.usable.then(kvm_ioctls::Kvm::new).and_then(Result::ok);
         let probed = kvm.is_some().then(probe);
         let cpu = CpuInfo::read();
+        let hypervisor = hypervisor();
         let (mode, speed, error) = match probed {
             Some(Ok(probe)) => (KvmState::from(probe.mode), Some(probe.speed), None),
             Some(Err(error)) => (KvmState::Unavailable, None, Some(chain(&error))),
@@ -81,7 +85,8 @@ impl Kvm {
                 .find(|name| Path::new("/sys/module").join(name).exists()),
             vendor: cpu.vendor,
             extension: cpu.extension,
-            nested: cpu.nested,
+            nested: cpu.nested || hypervisor.is_some(),
+            hypervisor,
             max_cpus: kvm.as_ref().map(kvm_ioctls::Kvm::get_max_vcpus),
         }
     }
@@ -309,11 +314,28 @@ impl CpuInfo {
             value("flags").is_some_and(|flags| flags.split_whitespace().any(|word| word == flag))
         };
         Self {
-            vendor: value("vendor_id").map(str::to_owned),
+            vendor: value("vendor_id")
+                .or_else(|| implementer(value("CPU implementer")?))
+                .map(str::to_owned),
             extension: ["svm", "vmx"].into_iter().find(|flag| has(flag)),
             nested: has("hypervisor"),
         }
     }
+}
+
+/// Names of the numbers that are in Arm's `MIDR_EL1` for its implementer.
+fn implementer(number: &str) -> Option<&'static str> {
+    const NAMES: [(&str, &str); 8] = [
+        ("0x41", "Arm"),
+        ("0x46", "Fujitsu"),
+        ("0x48", "HiSilicon"),
+        ("0x4e", "NVIDIA"),
+        ("0x50", "Applied Micro"),
+        ("0x51", "Qualcomm"),
+        ("0x61", "Apple"),
+        ("0xc0", "Ampere"),
+    ];
+    NAMES.iter().find(|(own, _)| *own == number).map(|(_, name)| *name)
 }
 
 #[cfg(test)]
@@ -328,6 +350,8 @@ mod tests {
         assert_eq!((info.extension, info.nested), (Some("svm"), true));
         assert_eq!(CpuInfo::parse("flags : svm_lock\n").extension, None);
         assert_eq!(CpuInfo::parse(""), CpuInfo::default());
+        let info = CpuInfo::parse("processor\t: 0\nCPU implementer\t: 0x41\n");
+        assert_eq!(info.vendor.as_deref(), Some("Arm"));
     }
 
     #[test]

@@ -2,12 +2,14 @@
 
 use std::time::{Duration, Instant};
 
-use kvm_ioctls::{VcpuExit, VcpuFd};
+use kvm_ioctls::VcpuFd;
 use rustix::io::Errno;
 use thiserror::Error;
 use vm_memory::{Bytes, GuestAddress};
 
-use crate::arch::{PROBE_CODE, PROBE_ROUND_LEN, PROBE_ROUNDS, PROBE_START, configure_probe};
+use crate::arch::{
+    PROBE_CODE, PROBE_ROUND_LEN, PROBE_ROUNDS, PROBE_START, ProbeStep, configure_probe, probe_step,
+};
 use crate::kvm::{Vm, VmError, open_kvm};
 use crate::memory::GuestMemory;
 
@@ -102,16 +104,16 @@ fn observe(vcpu: &mut VcpuFd) -> Result<Probe, ProbeError> {
     let mut start = Instant::now();
     for _ in 0..MAX_EXITS {
         match vcpu.run() {
-            Ok(VcpuExit::IoOut(..)) => {
-                best = best.min(start.elapsed());
-                rounds += 1;
-                start = Instant::now();
-            }
-            Ok(VcpuExit::Hlt) if rounds == PROBE_ROUNDS => return Ok(judge(best, true)),
-            Ok(VcpuExit::InternalError) if rounds == PROBE_ROUNDS => {
-                return Ok(judge(best, false));
-            }
-            Ok(exit) => return Err(ProbeError::Unexpected(format!("{exit:?}"))),
+            Ok(exit) => match probe_step(&exit) {
+                Some(ProbeStep::Round) => {
+                    best = best.min(start.elapsed());
+                    rounds += 1;
+                    start = Instant::now();
+                }
+                Some(ProbeStep::End) if rounds == PROBE_ROUNDS => return Ok(judge(best, true)),
+                Some(ProbeStep::Stuck) if rounds == PROBE_ROUNDS => return Ok(judge(best, false)),
+                _ => return Err(ProbeError::Unexpected(format!("{exit:?}"))),
+            },
             Err(error) if error.errno() == Errno::INTR.raw_os_error() => {}
             Err(source) => return Err(ProbeError::Cpu { what: "run the CPU", source }),
         }

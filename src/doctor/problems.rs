@@ -83,6 +83,10 @@ fn absent_kvm(kvm: &Kvm) -> Problem {
     match kvm.extension {
         Some("svm") => Problem::blocking(what, "sudo modprobe kvm_amd"),
         Some("vmx") => Problem::blocking(what, "sudo modprobe kvm_intel"),
+        _ if std::env::consts::ARCH == "aarch64" => Problem::blocking(
+            "there is no /dev/kvm: the kernel has no KVM, or was not started at EL2",
+            "use a host whose firmware starts the kernel at EL2; `make run` boots inside an emulated machine",
+        ),
         _ if kvm.nested => Problem::blocking(
             "there is no /dev/kvm: this machine is a virtual machine without nested virtualisation",
             "enable nested virtualisation on its host; `make run` boots inside an emulated machine",
@@ -154,6 +158,7 @@ mod tests {
             vendor: Some("AuthenticAMD".to_owned()),
             extension: Some("svm"),
             nested: false,
+            hypervisor: None,
             max_cpus: Some(1024),
         }
     }

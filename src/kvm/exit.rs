@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use kvm_bindings::{
     KVM_EXIT_FAIL_ENTRY, KVM_EXIT_HLT, KVM_EXIT_INTERNAL_ERROR, KVM_EXIT_IO, KVM_EXIT_IO_OUT,
-    KVM_EXIT_MMIO, KVM_EXIT_SHUTDOWN, kvm_run,
+    KVM_EXIT_MMIO, KVM_EXIT_SHUTDOWN, KVM_EXIT_SYSTEM_EVENT, kvm_run,
 };
 use kvm_ioctls::VcpuFd;
 
@@ -122,6 +122,7 @@ impl fmt::Display for LastExit {
             KVM_EXIT_MMIO => write!(f, "access to address {detail:#x}"),
             KVM_EXIT_HLT => write!(f, "halt"),
             KVM_EXIT_SHUTDOWN => write!(f, "shutdown (triple fault)"),
+            KVM_EXIT_SYSTEM_EVENT => write!(f, "call to power off or reset"),
             KVM_EXIT_FAIL_ENTRY => write!(f, "failed entry"),
             KVM_EXIT_INTERNAL_ERROR => write!(f, "KVM internal error"),
             reason => write!(f, "KVM exit reason {reason}"),

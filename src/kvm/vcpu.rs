@@ -10,15 +10,19 @@ use std::sync::{Arc, Once};
 use std::thread::{Builder, JoinHandle};
 use std::time::Instant;
 
-use kvm_bindings::{KVM_EXIT_HLT, KVM_EXIT_SHUTDOWN};
+use kvm_bindings::{
+    KVM_EXIT_HLT, KVM_EXIT_SHUTDOWN, KVM_EXIT_SYSTEM_EVENT, KVM_SYSTEM_EVENT_RESET,
+    KVM_SYSTEM_EVENT_SHUTDOWN,
+};
 use kvm_ioctls::{VcpuExit, VcpuFd};
 use rustix::io::Errno;
 use thiserror::Error;
 use vmm_sys_util::signal::{Killable, SIGRTMIN};
 
 use super::exit::{LastExit, describe, immediate_exit, port_io, set_immediate_exit};
-use crate::arch;
+use crate::arch::{self, Space};
 use crate::bus::Bus;
+use crate::devices::power::PowerEvent;
 
 /// Stack of a vCPU's thread in bytes: ample for device code, and too small for the kernel to back
 /// it with a huge page, which would take 2 MiB for the few KiB that are used.
@@ -33,11 +37,23 @@ pub struct Buses {
     pub mmio: Bus,
 }
 
+impl Buses {
+    /// The bus for `space`.
+    pub fn of(&mut self, space: Space) -> &mut Bus {
+        match space {
+            Space::Ports => &mut self.pio,
+            Space::Memory => &mut self.mmio,
+        }
+    }
+}
+
 /// Why a vCPU runs no more.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum VcpuEnd {
     /// Its owner, or a device it wrote to, stopped it.
     Stopped,
+    /// The guest asked for it, by a call that KVM answers.
+    Power(PowerEvent),
     /// A fault while a double fault was handled (x86: shutdown).
     TripleFault,
     /// It halted where no interrupt controller can wake it.
@@ -227,6 +243,7 @@ impl Vcpu {
                 last.other(KVM_EXIT_SHUTDOWN);
                 return Some(VcpuEnd::TripleFault);
             }
+            Ok(VcpuExit::SystemEvent(kind, _)) => return Some(self.system_event(kind)),
             Ok(VcpuExit::Intr) => {}
             Ok(_) => return Some(self.unexpected()),
             Err(e) => match Errno::from_raw_os_error(e.errno()) {
@@ -252,6 +269,16 @@ impl Vcpu {
             }
         }
         None
+    }
+
+    /// Answers a call of the guest to its firmware (on Arm: PSCI).
+    fn system_event(&mut self, kind: u32) -> VcpuEnd {
+        self.shared.last_exit.other(KVM_EXIT_SYSTEM_EVENT);
+        match kind {
+            KVM_SYSTEM_EVENT_SHUTDOWN => VcpuEnd::Power(PowerEvent::PowerOff),
+            KVM_SYSTEM_EVENT_RESET => VcpuEnd::Power(PowerEvent::Reset),
+            other => VcpuEnd::Kvm(format!("unexpected system event {other}")),
+        }
     }
 
     fn unexpected(&mut self) -> VcpuEnd {

@@ -8,10 +8,14 @@ use super::cmdline::kernel_cmdline;
 use super::console::HostConsole;
 use super::host::HostResources;
 use super::{Device, Machine, MachineError, Owner};
-use crate::arch::{self, BootData, Description, Entry, HostCpu, Placement, layout};
+use crate::arch::{
+    self, BootData, Entry, HostCpu, InterruptController, Placement, PlatformDevice, layout,
+};
+use crate::bus::SharedDevice;
 use crate::config::VmConfig;
 use crate::devices::console::{ConsoleOutput, InputSink};
 use crate::devices::power::{I8042, PanicPort, PowerEvent, PowerRegister, PowerSink};
+use crate::devices::rtc::Clock;
 use crate::devices::serial::SerialPort;
 use crate::devices::virtio::mmio::QUEUE_NOTIFY;
 use crate::devices::virtio::{MmioTransport, MmioWindow, Signal, VirtioDevice};
@@ -32,18 +36,19 @@ impl Machine {
         let kvm = open_kvm()?;
         let host_cpu = HostCpu::probe(&kvm)?;
 
-        let vm = Vm::new(&kvm, guest_memory(config)?)?;
-        let vcpus = arch::create_vcpus(vm.fd(), config.cpus)?;
+        let vm = Vm::new(&kvm, guest_memory(config, &host_cpu)?)?;
+        let (vcpus, interrupt_controller) = arch::create_vcpus(vm.fd(), config.cpus)?;
 
         let mut buses = Buses::default();
         let serial = attach_serial(&vm, &mut buses, &host.console.output)?;
-        attach_power(&mut buses, owner)?;
+        attach_platform(&mut buses, owner)?;
         let (devices, placements) =
             attach_virtio(&vm, &mut buses, config, std::mem::take(&mut host.devices))?;
         let power_button =
-            config.acpi.then(|| vm.irq_line(layout::POWER_BUTTON_GSI)).transpose()?.map(Arc::new);
+            arch::power_button(config.acpi).map(|gsi| vm.irq_line(gsi)).transpose()?.map(Arc::new);
 
-        let entry = load(config, &mut host, vm.memory(), &placements)?;
+        let guest = Guest { config, interrupt_controller, virtio_mmio: &placements };
+        let entry = load(&guest, &mut host, vm.memory())?;
         configure_vcpus(&vcpus, &host_cpu, &entry)?;
 
         let HostConsole { output, input, end } = host.console;
@@ -63,10 +68,17 @@ impl Machine {
     }
 }
 
-fn guest_memory(config: &VmConfig) -> Result<GuestMemory, MachineError> {
+fn guest_memory(config: &VmConfig, host: &HostCpu) -> Result<GuestMemory, MachineError> {
     let bytes = config.memory.bytes();
-    GuestMemory::from_ranges(&arch::memory_regions(bytes))
-        .map_err(|source| MachineError::Memory { mib: bytes >> 20, source })
+    let (mib, bits) = (bytes >> 20, host.address_bits());
+    let regions = arch::memory_regions(bytes);
+    let end = regions.last().map_or(0, |&(start, length)| {
+        u64::try_from(length).map_or(u64::MAX, |length| start.0.saturating_add(length))
+    });
+    if 1u64.checked_shl(bits.into()).is_some_and(|limit| end > limit) {
+        return Err(MachineError::AddressSpace { mib, bits });
+    }
+    GuestMemory::from_ranges(&regions).map_err(|source| MachineError::Memory { mib, source })
 }
 
 fn attach_serial(
@@ -77,29 +89,33 @@ fn attach_serial(
     let line = vm.irq_line(layout::SERIAL_GSI)?;
     let port = SerialPort::new(line, console.clone()).map_err(MachineError::EventFd)?;
     let port = Arc::new(Mutex::new(port));
-    let (base, len) = (layout::SERIAL_PORT.into(), layout::SERIAL_PORT_COUNT.into());
-    buses.pio.insert(base, len, port.clone())?;
+    let place = arch::SERIAL;
+    buses.of(place.space).insert(place.base, place.size, port.clone())?;
     Ok(port)
 }
 
-fn attach_power<O: PowerSink + 'static>(
+/// Attaches what every machine of the architecture has.
+fn attach_platform<O: PowerSink + 'static>(
     buses: &mut Buses,
     owner: &Arc<O>,
 ) -> Result<(), MachineError> {
-    let pio = &mut buses.pio;
-    let register = |value, event| {
-        Arc::new(Mutex::new(PowerRegister::new(value, event, owner.clone() as Arc<dyn PowerSink>)))
-    };
-    let sleep = register(layout::ACPI_POWER_OFF, PowerEvent::PowerOff);
-    let reset = register(layout::ACPI_RESET, PowerEvent::Reset);
-    // The sleep status register follows.
-    pio.insert(layout::ACPI_SLEEP_CONTROL_PORT.into(), 2, sleep)?;
-    pio.insert(layout::ACPI_RESET_PORT.into(), 1, reset)?;
-    let i8042 = Arc::new(Mutex::new(I8042::new(owner.clone())));
-    pio.insert(layout::I8042_DATA_PORT.into(), I8042::PORTS, i8042)?;
-    let panic = Arc::new(Mutex::new(PanicPort::new(owner.clone())));
-    pio.insert(layout::PVPANIC_PORT.into(), 1, panic)?;
+    for (device, place) in arch::PLATFORM {
+        let device = platform_device(*device, owner.clone());
+        buses.of(place.space).insert(place.base, place.size, device)?;
+    }
     Ok(())
+}
+
+fn platform_device(device: PlatformDevice, sink: Arc<dyn PowerSink>) -> Arc<dyn SharedDevice> {
+    let register =
+        |value, event, sink| Arc::new(Mutex::new(PowerRegister::new(value, event, sink)));
+    match device {
+        PlatformDevice::KeyboardController => Arc::new(Mutex::new(I8042::new(sink))),
+        PlatformDevice::PowerOffRegister(value) => register(value, PowerEvent::PowerOff, sink),
+        PlatformDevice::ResetRegister(value) => register(value, PowerEvent::Reset, sink),
+        PlatformDevice::PanicNotifier => Arc::new(Mutex::new(PanicPort::new(sink))),
+        PlatformDevice::RealTimeClock => Arc::new(Mutex::new(Clock::default())),
+    }
 }
 
 /// Puts each device on the bus, behind its own window, interrupt line and doorbells.
@@ -131,13 +147,20 @@ fn attach_virtio(
     Ok((attached, placements))
 }
 
+/// What a kernel is told about.
+struct Guest<'a> {
+    config: &'a VmConfig,
+    interrupt_controller: InterruptController,
+    virtio_mmio: &'a [Placement],
+}
+
 /// Fills guest memory with the kernel, the initial RAM disk and what the kernel is told.
 fn load(
-    config: &VmConfig,
+    guest: &Guest<'_>,
     host: &mut HostResources,
     mem: &GuestMemory,
-    virtio_mmio: &[Placement],
 ) -> Result<Entry, MachineError> {
+    let config = guest.config;
     let named = |path: &std::path::Path| path.display().to_string();
     let kernel = arch::load_kernel(mem, &host.kernel, config.boot_protocol)
         .map_err(|source| MachineError::Kernel { path: named(&config.kernel), source })?;
@@ -153,10 +176,11 @@ fn load(
         kernel: &kernel,
         cmdline: &cmdline,
         initrd,
-        description: if config.acpi { Description::Acpi } else { Description::Legacy },
+        interrupt_controller: guest.interrupt_controller,
+        acpi: config.acpi,
         cpus: config.cpus,
         serial: true,
-        virtio_mmio,
+        virtio_mmio: guest.virtio_mmio,
     };
     Ok(arch::write_boot_data(mem, &data)?)
 }

@@ -1,5 +1,6 @@
 //! The kernel command line a guest gets when the user says nothing else.
 
+use crate::arch::KERNEL_PARAMETERS;
 use crate::config::{Console, VmConfig};
 
 /// The command line: the user's own or the default, then what the user adds.
@@ -25,9 +26,10 @@ pub(super) fn kernel_cmdline(config: &VmConfig) -> String {
 }
 
 fn default_cmdline(config: &VmConfig) -> String {
+    let known = KERNEL_PARAMETERS;
     let mut words = match config.console {
-        Console::Virtio => vec!["earlycon=uart8250,io,0x3f8", "console=hvc0"],
-        _ => vec!["console=ttyS0"],
+        Console::Virtio => known.virtio_console.to_vec(),
+        _ => known.serial_console.to_vec(),
     };
     if config.console == Console::Off {
         // Nobody reads along: print what explains a crash, and spare the exits of the rest.
@@ -35,7 +37,7 @@ fn default_cmdline(config: &VmConfig) -> String {
     }
     words.push("panic=-1");
     if !config.acpi {
-        words.push("acpi=off");
+        words.extend(known.without_acpi);
     }
     if config.balloon.as_ref().is_some_and(|balloon| balloon.free_page_reporting) {
         // Blocks of 2 MiB. A kernel without huge pages would report those of 4 MiB, and none at all

@@ -78,6 +78,14 @@ pub enum MachineError {
         #[source]
         source: vm_memory::mmap::FromRangesError,
     },
+    /// Guest memory beyond what the processor addresses.
+    #[error("{mib} MiB of guest memory: this host's guests have {bits} bits of addresses")]
+    AddressSpace {
+        /// Size in MiB.
+        mib: u64,
+        /// Bits of a guest physical address.
+        bits: u8,
+    },
     /// KVM refused.
     #[error(transparent)]
     Vm(#[from] VmError),

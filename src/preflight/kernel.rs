@@ -6,9 +6,9 @@ use super::{Finding, PreflightError, shown};
 /// What kind of kernel a file is, as far as its headers tell.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Kernel {
-    /// An uncompressed ELF kernel for this machine's architecture; where its read-only data lies
+    /// An uncompressed kernel for this machine's architecture; where its read-only data lies
     /// in the file, as (offset, length).
-    Elf {
+    Plain {
         /// The section `.rodata` or, in a file without sections, every loaded segment.
         read_only_data: Vec<(u64, u64)>,
     },
@@ -38,15 +38,22 @@ pub(super) fn inspect(image: &Image) -> Result<Result<Kernel, Finding>, Prefligh
     if head.has(0, b"\x7fELF") {
         return inspect_elf(image, &head);
     }
-    Ok(match foreign(image, &head) {
-        Some(finding) => Err(finding),
-        None if head.has(0x202, b"HdrS") => inspect_bzimage(image, &head),
-        None if head.has(0x38, b"ARM\x64") => match native() {
-            "aarch64" => Ok(Kernel::Compressed),
-            _ => Err(foreign_arch(image, "an aarch64 Image")),
-        },
-        None => Err(not_a_kernel(image)),
+    let for_aarch64 = native() == "aarch64";
+    Ok(if head.has(0x202, b"HdrS") {
+        inspect_bzimage(image, &head)
+    } else if head.has(0x38, b"ARM\x64") && for_aarch64 {
+        Ok(Kernel::Plain { read_only_data: vec![(0, image.len())] })
+    } else if for_aarch64 && (head.has(0, GZIP) || is_zboot(&head)) {
+        Ok(Kernel::Compressed)
+    } else {
+        Err(foreign(image, &head).unwrap_or_else(|| not_a_kernel(image)))
     })
+}
+
+const GZIP: &[u8] = &[0x1f, 0x8b];
+
+fn is_zboot(head: &Bytes) -> bool {
+    head.has(0, b"MZ") && head.has(4, b"zimg")
 }
 
 fn native() -> &'static str {
@@ -56,7 +63,7 @@ fn native() -> &'static str {
 /// Files that are often mistaken for a kernel.
 fn foreign(image: &Image, head: &Bytes) -> Option<Finding> {
     const PACKED: &[(&[u8], &str, &str)] = &[
-        (&[0x1f, 0x8b], "gzip", "gunzip"),
+        (GZIP, "gzip", "gunzip"),
         (&[0xfd, b'7', b'z', b'X', b'Z'], "xz", "unxz"),
         (&[0x28, 0xb5, 0x2f, 0xfd], "zstd", "unzstd"),
         (b"BZh", "bzip2", "bunzip2"),
@@ -65,7 +72,10 @@ fn foreign(image: &Image, head: &Bytes) -> Option<Finding> {
         let what = format!("kernel {} is packed with {name}", shown(image.path()));
         return Some(Finding::error(what, format!("unpack it with {tool} first")));
     }
-    if head.has(0, b"MZ") && head.has(4, b"zimg") {
+    if head.has(0x38, b"ARM\x64") {
+        return Some(foreign_arch(image, "an aarch64 Image"));
+    }
+    if is_zboot(head) {
         return Some(foreign_arch(image, "an EFI zboot image"));
     }
     if head.has(0x38, b"RSC\x05") {
@@ -82,9 +92,13 @@ fn foreign_arch(image: &Image, kind: &str) -> Finding {
 }
 
 fn not_a_kernel(image: &Image) -> Finding {
+    let (not, build) = match native() {
+        "aarch64" => ("no arm64 Image, neither plain nor packed", "Image"),
+        _ => ("neither an ELF vmlinux nor a bzImage", "vmlinux"),
+    };
     Finding::error(
-        format!("kernel {} is neither an ELF vmlinux nor a bzImage", shown(image.path())),
-        "give the vmlinux of a kernel build, or a distribution's /boot/vmlinuz-*",
+        format!("kernel {} is {not}", shown(image.path())),
+        format!("give the {build} of a kernel build, or a distribution's /boot/vmlinuz-*"),
     )
 }
 
@@ -171,6 +185,10 @@ impl ElfHeader {
         if self.encoding != 1 || arch != native() {
             return Some(foreign_arch(image, &format!("an ELF file for {arch}")));
         }
+        if native() == "aarch64" {
+            let what = format!("kernel {path} is an ELF vmlinux, which no aarch64 machine boots");
+            return Some(Finding::error(what, "use arch/arm64/boot/Image of the same build"));
+        }
         // Relocatable objects (1) and core dumps (4) are not programs.
         if !matches!(self.kind, 2 | 3) {
             let what = format!("kernel {path} is an ELF file but not an executable one");
@@ -239,7 +257,7 @@ fn inspect_elf(image: &Image, head: &Bytes) -> Result<Result<Kernel, Finding>, P
         Some(section) => vec![section],
         None => loaded,
     };
-    Ok(Ok(Kernel::Elf { read_only_data }))
+    Ok(Ok(Kernel::Plain { read_only_data }))
 }
 
 /// Where the section `.rodata` lies in the file. A file without it, or with a table that does not

@@ -79,7 +79,7 @@ impl Options {
 
 /// Finds and unpacks the configuration; `None` where the kernel carries none that can be read.
 pub(super) fn find(image: &Image, kernel: &Kernel) -> Result<Option<Options>, PreflightError> {
-    let Kernel::Elf { read_only_data } = kernel else { return Ok(None) };
+    let Kernel::Plain { read_only_data } = kernel else { return Ok(None) };
     let mut budget = MAX_SCANNED;
     for &(offset, len) in read_only_data {
         let len = len.min(budget);

@@ -114,6 +114,23 @@ impl Rules<'_> {
     fn discovery(&self) -> Vec<Finding> {
         let mut findings = Vec::new();
         let config = self.config;
+        if std::env::consts::ARCH == "x86_64" {
+            findings.extend(self.discovery_on_x86_64());
+        }
+        if config.cpus > 1 && self.absent("SMP") {
+            findings.push(Finding::warning(
+                "kernel has no CONFIG_SMP: it uses one CPU",
+                "use --cpus 1, or a kernel that has it",
+            ));
+        }
+        findings
+    }
+
+    /// By ACPI tables, or by the command line and the MP table. Other architectures have device trees, which
+    /// their kernels cannot do without.
+    fn discovery_on_x86_64(&self) -> Vec<Finding> {
+        let mut findings = Vec::new();
+        let config = self.config;
         if config.acpi && self.absent("ACPI") {
             findings.push(self.about_devices("ACPI", "add --acpi off"));
         }
@@ -125,12 +142,6 @@ impl Rules<'_> {
             findings.push(Finding::warning(
                 "kernel has no CONFIG_X86_MPPARSE: without ACPI it finds one CPU",
                 "leave --acpi off out",
-            ));
-        }
-        if config.cpus > 1 && self.absent("SMP") {
-            findings.push(Finding::warning(
-                "kernel has no CONFIG_SMP: it uses one CPU",
-                "use --cpus 1, or a kernel that has it",
             ));
         }
         findings

@@ -48,13 +48,23 @@ pub struct Fingerprint {
     pub load: Option<f64>,
 }
 
+/// What `vmm doctor` says about KVM and what is below it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Kvm {
+    /// Who executes guest kernel code.
+    pub mode: String,
+    /// What the hypervisor of this host calls itself.
+    pub hypervisor: Option<String>,
+}
+
 impl Fingerprint {
     /// Looks at this host; `kvm` is what is known about its KVM, `rootfs` where root file systems are.
-    pub fn take(kvm: Option<String>, rootfs: &Path) -> Self {
+    pub fn take(kvm: Option<Kvm>, rootfs: &Path) -> Self {
         let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
         let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
-        let software = kvm.as_deref() == Some("software");
-        let (virtualisation, hypervisor) = Virtualisation::find(&cpuinfo, software);
+        let (mode, hypervisor) = kvm.map(|kvm| (kvm.mode, kvm.hypervisor)).unzip();
+        let (software, hypervisor) = (mode.as_deref() == Some("software"), hypervisor.flatten());
+        let virtualisation = Virtualisation::find(&cpuinfo, hypervisor.as_deref(), software);
         Self {
             cpu: value(&cpuinfo, "model name"),
             cpus: std::thread::available_parallelism().map_or(1, usize::from),
@@ -62,7 +72,7 @@ impl Fingerprint {
             kernel: line("/proc/sys/kernel/osrelease"),
             virtualisation,
             hypervisor,
-            kvm,
+            kvm: mode,
             thp: line("/sys/kernel/mm/transparent_hugepage/enabled").map(|text| chosen(&text)),
             nx_huge_pages: line("/sys/module/kvm/parameters/nx_huge_pages"),
             cgroup: cgroup(&mounts),

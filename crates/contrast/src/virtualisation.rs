@@ -19,22 +19,19 @@ pub enum Virtualisation {
 }
 
 impl Virtualisation {
-    /// Finds it in /proc/cpuinfo, the processor's own word and whether KVM is a program; and what the hypervisor
-    /// calls itself.
-    pub(crate) fn find(cpuinfo: &str, software: bool) -> (Self, Option<String>) {
+    /// Finds it in /proc/cpuinfo, by what the hypervisor calls itself, and by whether KVM is a program.
+    pub(crate) fn find(cpuinfo: &str, hypervisor: Option<&str>, software: bool) -> Self {
         let has = |flag: &str| {
             let flags = cpuinfo.lines().find(|line| line.starts_with("flags"));
             flags.is_some_and(|flags| flags.split_whitespace().any(|own| own == flag))
         };
-        let hypervisor = has("hypervisor").then(hypervisor).flatten();
-        let kind = match (has("hypervisor"), hypervisor.as_deref()) {
+        match (has("hypervisor"), hypervisor) {
             (_, Some(EMULATOR)) => Self::Emulated,
             _ if software => Self::SoftwareVirtualised,
-            (false, _) => Self::Hardware,
-            (true, _) if has("vmx") || has("svm") => Self::Nested,
-            (true, _) => Self::Virtual,
-        };
-        (kind, hypervisor)
+            (false, None) => Self::Hardware,
+            _ if has("vmx") || has("svm") => Self::Nested,
+            _ => Self::Virtual,
+        }
     }
 
     /// How reports name it.
@@ -63,32 +60,22 @@ impl Virtualisation {
 /// What QEMU's emulator calls itself.
 const EMULATOR: &str = "TCGTCGTCGTCG";
 
-/// The name in CPUID leaf 0x40000000, which hypervisors use.
-#[cfg(target_arch = "x86_64")]
-fn hypervisor() -> Option<String> {
-    let leaf = std::arch::x86_64::__cpuid(0x4000_0000);
-    let bytes: Vec<u8> =
-        [leaf.ebx, leaf.ecx, leaf.edx].iter().flat_map(|r| r.to_le_bytes()).collect();
-    let name = String::from_utf8_lossy(&bytes).trim_end_matches('\0').to_owned();
-    (!name.is_empty()).then_some(name)
-}
-
-/// Other processors have no such place.
-#[cfg(not(target_arch = "x86_64"))]
-fn hypervisor() -> Option<String> {
-    None
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn hosts_are_told_apart() {
-        let find =
-            |flags: &str, software| Virtualisation::find(&format!("flags : {flags}"), software).0;
-        assert_eq!(find("fpu vmx", false), Virtualisation::Hardware);
-        assert_eq!(find("fpu hypervisorx", true), Virtualisation::SoftwareVirtualised);
+        let find = |flags: &str, hypervisor, software| {
+            Virtualisation::find(&format!("flags : {flags}"), hypervisor, software)
+        };
+        assert_eq!(find("fpu vmx", None, false), Virtualisation::Hardware);
+        assert_eq!(find("fpu hypervisorx", None, true), Virtualisation::SoftwareVirtualised);
+        let kvm = Some("KVMKVMKVM");
+        assert_eq!(find("fpu hypervisor svm", kvm, false), Virtualisation::Nested);
+        assert_eq!(find("fpu hypervisor", None, false), Virtualisation::Virtual);
+        assert_eq!(find("", Some("linux,dummy-virt"), false), Virtualisation::Virtual);
+        assert_eq!(find("hypervisor svm", Some(EMULATOR), true), Virtualisation::Emulated);
         assert!(Virtualisation::Emulated.caveat().unwrap().contains("emulated"));
         assert_eq!(Virtualisation::Nested.caveat(), None);
     }

@@ -130,9 +130,11 @@ fn newest_built(flavour: &str) -> Option<PathBuf> {
     let entries =
         std::fs::read_dir(user_directory("XDG_CACHE_HOME", ".cache")?.join("vmm/kernels"));
     let prefix = format!("{flavour}-{}-", env::consts::ARCH);
+    // What a build calls the kernel that a machine boots.
+    let file = if env::consts::ARCH == "aarch64" { "Image" } else { "vmlinux" };
     let kernels = entries.ok()?.filter_map(Result::ok).filter_map(|entry| {
         let is_ours = entry.file_name().to_str()?.starts_with(&prefix);
-        let path = entry.path().join("vmlinux");
+        let path = entry.path().join(file);
         let built = path.metadata().ok()?.modified().ok()?;
         is_ours.then_some((built, path))
     });

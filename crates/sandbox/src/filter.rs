@@ -77,22 +77,9 @@ const REFUSED: &[c_long] = &[
     460,
     461,
 ];
-/// Those that only this architecture has.
-#[cfg(target_arch = "x86_64")]
-const REFUSED_TOO: &[c_long] = &[
-    libc::SYS__sysctl,
-    libc::SYS_ioperm,
-    libc::SYS_iopl,
-    libc::SYS_sysfs,
-    libc::SYS_uselib,
-    libc::SYS_ustat,
-    // create_module, get_kernel_syms, query_module.
-    174,
-    177,
-    178,
-];
-#[cfg(not(target_arch = "x86_64"))]
-const REFUSED_TOO: &[c_long] = &[];
+/// Those that x86_64 has besides: uselib, ustat, sysfs, _sysctl, iopl, ioperm, create_module, get_kernel_syms
+/// and query_module. Other architectures do not have them.
+const REFUSED_ON_X86_64: &[c_long] = &[134, 136, 139, 156, 172, 173, 174, 177, 178];
 
 /// CLONE_NEW..., all that clone knows.
 const NEW_NAMESPACES: [u64; 7] = [1 << 17, 1 << 25, 1 << 26, 1 << 27, 1 << 28, 1 << 29, 1 << 30];
@@ -140,7 +127,8 @@ const LEAF: usize = 4;
 /// would cost a tenth of the whole start. So it is a search tree, which the compiler used below does not make.
 fn by_number() -> BpfProgram {
     let number = |call| u32::try_from(call).unwrap_or(0);
-    let mut calls: Vec<u32> = REFUSED.iter().chain(REFUSED_TOO).map(|call| number(*call)).collect();
+    let mut calls: Vec<u32> =
+        REFUSED.iter().chain(refused_too()).map(|call| number(*call)).collect();
     calls.sort_unstable();
     let mut program = vec![
         step(LOAD, 0, 0),
@@ -153,6 +141,11 @@ fn by_number() -> BpfProgram {
     ];
     program.extend(search(&calls));
     program
+}
+
+/// What is refused on this architecture alone.
+fn refused_too() -> &'static [c_long] {
+    if std::env::consts::ARCH == "x86_64" { REFUSED_ON_X86_64 } else { &[] }
 }
 
 /// Refuses any of `calls`, which are sorted, and allows all others.
@@ -234,7 +227,7 @@ mod tests {
             let call = c_long::from(number);
             let expected = match call {
                 libc::SYS_clone3 => 0x0005_0000 | libc::ENOSYS.unsigned_abs(),
-                _ if REFUSED.contains(&call) || REFUSED_TOO.contains(&call) => refused,
+                _ if REFUSED.contains(&call) || refused_too().contains(&call) => refused,
                 _ if call > LAST => refused,
                 _ => allowed,
             };

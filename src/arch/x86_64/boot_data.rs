@@ -1,10 +1,10 @@
 //! What the guest finds in memory when it starts: command line, tables, start information.
 
-use vm_memory::{Bytes, GuestAddress, GuestMemoryError};
-
 use super::loader::EntryProtocol;
 use super::{acpi, layout, mptable, pvh, zero_page};
-use crate::arch::{BootData, Description, Placement};
+pub(super) use crate::arch::boot::{BootDataError, write_bytes};
+use crate::arch::boot::{check_cmdline, check_counts};
+use crate::arch::{BootData, Placement};
 use crate::memory::GuestMemory;
 
 /// Where and how the first vCPU starts.
@@ -17,74 +17,22 @@ pub struct Entry {
     pub(super) start_info: u64,
 }
 
-/// Why the boot data could not be written.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum BootDataError {
-    /// The command line does not fit.
-    #[error("the kernel command line has {length} bytes, the kernel takes {limit}")]
-    CmdlineTooLong {
-        /// Its length, with what was added to it.
-        length: usize,
-        /// The most the kernel takes.
-        limit: usize,
-    },
-    /// The command line has something in it that would end it early.
-    #[error("the kernel command line has a control character at byte {position}")]
-    CmdlineControlCharacter {
-        /// Where it is.
-        position: usize,
-    },
-    /// A number of vCPUs that cannot be described.
-    #[error("{cpus} vCPUs: a guest has 1 to {}", layout::MAX_CPUS)]
-    Cpus {
-        /// The number asked for.
-        cpus: u8,
-    },
-    /// More devices than can be described.
-    #[error("{devices} virtio devices: a guest has at most {}", layout::MAX_VIRTIO_MMIO)]
-    Devices {
-        /// The number asked for.
-        devices: usize,
-    },
-    /// The host has no random numbers for the guest's seed.
-    #[error("get a random seed for the guest")]
-    Seed(#[source] rustix::io::Errno),
-    /// Guest memory has no room for it.
-    #[error("write {what} to guest memory")]
-    Write {
-        /// What was written.
-        what: &'static str,
-        /// Why it failed.
-        #[source]
-        source: GuestMemoryError,
-    },
-}
-
 /// Writes everything the guest finds in its memory at start: the command line, the MP table, the ACPI tables
 /// unless it is to do without, and the start information of the kernel's boot protocol.
 ///
-/// With [`Description::Legacy`] the virtio devices are named at the front of the command line.
+/// Without ACPI the virtio devices are named at the front of the command line.
 ///
 /// # Errors
 /// The command line is too long or has a control character in it; more vCPUs or devices than the layout
 /// has room for; guest memory smaller than the boot data.
 pub fn write_boot_data(mem: &GuestMemory, data: &BootData<'_>) -> Result<Entry, BootDataError> {
-    if !(1..=layout::MAX_CPUS).contains(&data.cpus) {
-        return Err(BootDataError::Cpus { cpus: data.cpus });
-    }
-    if data.virtio_mmio.len() > layout::MAX_VIRTIO_MMIO {
-        return Err(BootDataError::Devices { devices: data.virtio_mmio.len() });
-    }
+    check_counts((data.cpus, layout::MAX_CPUS), (data.virtio_mmio.len(), layout::MAX_VIRTIO_MMIO))?;
     write_cmdline(mem, data)?;
     write_bytes(mem, "the BIOS entry", layout::BIOS_ENTRY, &BIOS_RESTART)?;
     // Also with ACPI, where it counts for nothing: Linux looks for it all the same, and maps and unmaps the
     // area of the BIOS for every 16 bytes of it until it is found.
     mptable::write(mem, data)?;
-    let rsdp = match data.description {
-        Description::Acpi => Some(acpi::write(mem, data)?),
-        Description::Legacy => None,
-    };
+    let rsdp = data.acpi.then(|| acpi::write(mem, data)).transpose()?;
     let protocol = data.kernel.protocol();
     let start_info = match protocol {
         EntryProtocol::Pvh => pvh::write(mem, data, rsdp)?,
@@ -111,18 +59,13 @@ const BIOS_RESTART: [u8; 9] = {
 };
 
 fn write_cmdline(mem: &GuestMemory, data: &BootData<'_>) -> Result<(), BootDataError> {
-    let mut cmdline = match data.description {
-        Description::Acpi => data.cmdline.to_owned(),
+    let mut cmdline = if data.acpi {
+        data.cmdline.to_owned()
+    } else {
         // In front, because a `--` in the command line ends what the kernel takes for itself.
-        Description::Legacy => virtio_mmio_parameters(data.virtio_mmio) + data.cmdline,
+        virtio_mmio_parameters(data.virtio_mmio) + data.cmdline
     };
-    let limit = data.kernel.cmdline_max();
-    if cmdline.len() > limit {
-        return Err(BootDataError::CmdlineTooLong { length: cmdline.len(), limit });
-    }
-    if let Some(position) = cmdline.bytes().position(|byte| byte.is_ascii_control()) {
-        return Err(BootDataError::CmdlineControlCharacter { position });
-    }
+    check_cmdline(&cmdline, data.kernel.cmdline_max())?;
     cmdline.push('\0');
     write_bytes(mem, "the command line", layout::CMDLINE, cmdline.as_bytes())
 }
@@ -136,17 +79,6 @@ fn virtio_mmio_parameters(devices: &[Placement]) -> String {
             format!("virtio_mmio.device={size:#x}@{base:#x}:{gsi} ")
         })
         .collect()
-}
-
-/// Writes `bytes` at `address`; `what` names them in the error.
-pub(super) fn write_bytes(
-    mem: &GuestMemory,
-    what: &'static str,
-    address: u64,
-    bytes: &[u8],
-) -> Result<(), BootDataError> {
-    mem.write_slice(bytes, GuestAddress(address))
-        .map_err(|source| BootDataError::Write { what, source })
 }
 
 #[cfg(test)]

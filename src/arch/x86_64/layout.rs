@@ -40,6 +40,8 @@ pub const SERIAL_GSI: u32 = 4;
 pub const I8042_DATA_PORT: u16 = 0x60;
 /// Command and status port of the keyboard controller; command 0xfe resets the machine.
 pub const I8042_COMMAND_PORT: u16 = 0x64;
+/// Number of ports of the keyboard controller, from the data port on.
+pub const I8042_PORT_COUNT: u64 = 5;
 
 /// The panic notification port (QEMU's pvpanic interface): one byte wide.
 pub const PVPANIC_PORT: u16 = 0x505;
@@ -101,3 +103,28 @@ pub(super) const MP_TABLE: u64 = 0xf_0000;
 pub(super) const BIOS_ENTRY: u64 = 0xf_fff0;
 /// First address a kernel may occupy.
 pub const KERNEL_START: u64 = 0x10_0000;
+
+/// The parts of the address space, in order: first address, length and what it is. RAM goes on from the
+/// last on.
+#[cfg(test)]
+pub(in crate::arch) const MAP: &[(u64, u64, &str)] = &[
+    (0, KERNEL_START, "boot data and BIOS area"),
+    (KERNEL_START, MMIO_GAP_START - KERNEL_START, "RAM: kernel, then free, initrd at the top"),
+    (
+        VIRTIO_MMIO_BASE,
+        MAX_VIRTIO_MMIO as u64 * VIRTIO_MMIO_SIZE,
+        "virtio-mmio windows of 4 KiB each",
+    ),
+    (IOAPIC_BASE as u64, 0x1000, "IOAPIC"),
+    (LAPIC_BASE as u64, 0x1000, "local APICs"),
+    (KVM_IDENTITY_MAP, 0x4000, "pages KVM keeps for itself"),
+    (MMIO_GAP_END, 0, "RAM beyond 3 GiB"),
+];
+
+/// The interrupt lines, in order: first, how many, and whose they are.
+#[cfg(test)]
+pub(in crate::arch) const LINES: &[(u32, u32, &str)] = &[
+    (SERIAL_GSI, 1, "serial port"),
+    (VIRTIO_MMIO_FIRST_GSI, MAX_VIRTIO_MMIO as u32, "virtio-mmio devices, a line each"),
+    (POWER_BUTTON_GSI, 1, "power button"),
+];

@@ -10,6 +10,7 @@ mod memory_map;
 mod mptable;
 mod msr;
 mod page_tables;
+mod platform;
 mod probe;
 mod pvh;
 mod registers;
@@ -20,9 +21,14 @@ mod tests;
 mod vcpu;
 mod zero_page;
 
-pub use boot_data::{BootDataError, Entry, write_boot_data};
-pub use initrd::{InitrdError, load_initrd};
-pub use loader::{EntryProtocol, KernelError, LoadedKernel, load_kernel};
+pub use boot_data::{Entry, write_boot_data};
+pub use initrd::load_initrd;
+pub use loader::{LoadedKernel, load_kernel};
 pub use memory_map::{memory_regions, virtio_mmio_placement};
-pub use probe::{PROBE_CODE, PROBE_ROUND_LEN, PROBE_ROUNDS, PROBE_START, configure_probe};
-pub use vcpu::{CpuError, HostCpu, configure_vcpu, create_vcpus, sleeps_forever};
+pub use platform::{KERNEL_PARAMETERS, PLATFORM, SERIAL, hypervisor, power_button};
+pub use probe::{
+    PROBE_CODE, PROBE_ROUND_LEN, PROBE_ROUNDS, PROBE_START, configure_probe, probe_step,
+};
+pub use vcpu::{
+    CpuError, HostCpu, InterruptController, configure_vcpu, create_vcpus, sleeps_forever,
+};

@@ -6,9 +6,10 @@
 //! does not leave to the emulator.
 
 use kvm_bindings::{kvm_regs, kvm_segment};
-use kvm_ioctls::{VcpuFd, VmFd};
+use kvm_ioctls::{VcpuExit, VcpuFd, VmFd};
 
 use super::layout::KVM_TSS;
+use crate::arch::ProbeStep;
 
 /// Guest physical address at which [`PROBE_CODE`] is placed and starts.
 pub const PROBE_START: u64 = 0x1000;
@@ -61,4 +62,14 @@ pub fn configure_probe(vm: &VmFd, vcpu: &VcpuFd) -> Result<(), kvm_ioctls::Error
     vcpu.set_sregs(&sregs)?;
     // Bit 1 of RFLAGS is always set.
     vcpu.set_regs(&kvm_regs { rip: PROBE_START, rflags: 0x2, ..kvm_regs::default() })
+}
+
+/// What an exit of the probe's guest means; `None` for one that its code does not make.
+pub fn probe_step(exit: &VcpuExit<'_>) -> Option<ProbeStep> {
+    match exit {
+        VcpuExit::IoOut(..) => Some(ProbeStep::Round),
+        VcpuExit::Hlt => Some(ProbeStep::End),
+        VcpuExit::InternalError => Some(ProbeStep::Stuck),
+        _ => None,
+    }
 }

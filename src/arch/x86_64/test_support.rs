@@ -5,8 +5,10 @@ use std::io::Write;
 
 use vm_memory::{Bytes, GuestAddress};
 
-use super::{LoadedKernel, load_kernel, memory_regions, virtio_mmio_placement};
-use crate::arch::{BootData, Description, Placement};
+use super::{
+    InterruptController, LoadedKernel, load_kernel, memory_regions, virtio_mmio_placement,
+};
+use crate::arch::{BootData, Placement};
 use crate::config::BootProtocol;
 use crate::memory::GuestMemory;
 
@@ -142,7 +144,8 @@ pub(super) fn boot_data(kernel: &LoadedKernel) -> BootData<'_> {
         kernel,
         cmdline: "console=ttyS0",
         initrd: None,
-        description: Description::Acpi,
+        interrupt_controller: InterruptController,
+        acpi: true,
         cpus: 1,
         serial: true,
         virtio_mmio: &[],

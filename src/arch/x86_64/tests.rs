@@ -9,7 +9,7 @@ use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
 
 use super::test_support::{Elf, boot_data, bzimage, file_with, guest_memory};
 use super::*;
-use crate::arch::{BootData, Description};
+use crate::arch::BootData;
 use crate::config::BootProtocol;
 use crate::memory::GuestMemory;
 
@@ -97,15 +97,15 @@ fn cpuid_probe(leaf: u32) -> Vec<u8> {
 
 /// Boots `image` with two vCPUs and returns what the first one wrote to port 0xe9 before it powered the
 /// machine off.
-fn run(image: &[u8], protocol: BootProtocol, description: Description) -> Vec<u8> {
+fn run(image: &[u8], protocol: BootProtocol, acpi: bool) -> Vec<u8> {
     let kvm = Kvm::new().expect("/dev/kvm");
     let host = HostCpu::probe(&kvm).unwrap();
     let vm = kvm.create_vm().unwrap();
     let mem = guest_memory(32);
     register(&vm, &mem);
-    let mut vcpus = create_vcpus(&vm, 2).unwrap();
+    let (mut vcpus, _) = create_vcpus(&vm, 2).unwrap();
     let kernel = load_kernel(&mem, &file_with(image), protocol).unwrap();
-    let data = BootData { cmdline: CMDLINE, cpus: 2, description, ..boot_data(&kernel) };
+    let data = BootData { cmdline: CMDLINE, cpus: 2, acpi, ..boot_data(&kernel) };
     let entry = write_boot_data(&mem, &data).unwrap();
     for (index, vcpu) in (0..).zip(&vcpus) {
         configure_vcpu(vcpu, &host, index, 2, &entry).unwrap();
@@ -141,22 +141,22 @@ const LINUX64_STATE: [u8; 8] = [b'H', 0x10, 0x18, 0x80, 0x20, 0, b'~', 0x5a];
 #[test]
 fn elf_guest_starts_in_the_state_of_the_64_bit_protocol() {
     let image = Elf::new(LINUX64_PROBE).image();
-    for description in [Description::Acpi, Description::Legacy] {
-        assert_eq!(run(&image, BootProtocol::Auto, description), LINUX64_STATE);
+    for acpi in [true, false] {
+        assert_eq!(run(&image, BootProtocol::Auto, acpi), LINUX64_STATE);
     }
 }
 
 #[test]
 fn bzimage_guest_starts_in_the_state_of_the_64_bit_protocol() {
     let image = bzimage(LINUX64_PROBE);
-    assert_eq!(run(&image, BootProtocol::Auto, Description::Acpi), LINUX64_STATE);
+    assert_eq!(run(&image, BootProtocol::Auto, true), LINUX64_STATE);
 }
 
 #[test]
 fn elf_guest_starts_in_the_state_of_the_pvh_protocol() {
     let image = Elf::new(PVH_PROBE).with_pvh().image();
     let state = [0x78, 0x11, 0, 0, 0, b'~', b'R', 0x5a];
-    assert_eq!(run(&image, BootProtocol::Pvh, Description::Acpi), state);
+    assert_eq!(run(&image, BootProtocol::Pvh, true), state);
 }
 
 /// K12: what the guest's own CPUID instruction reports. (Leaves 1 and 7 are not asked: software-virtualised
@@ -165,7 +165,7 @@ fn elf_guest_starts_in_the_state_of_the_pvh_protocol() {
 fn guest_sees_kvm_without_nested_virtualisation_and_performance_counters() {
     let registers = |leaf| {
         let image = Elf::new(&cpuid_probe(leaf)).image();
-        run(&image, BootProtocol::Auto, Description::Acpi)
+        run(&image, BootProtocol::Auto, true)
     };
     let hypervisor = registers(0x4000_0000);
     assert_eq!(hypervisor[4..], *b"KVMKVMKVM\0\0\0");

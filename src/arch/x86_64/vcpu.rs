@@ -17,6 +17,10 @@ pub struct HostCpu {
     tsc_deadline: bool,
 }
 
+/// The interrupt controllers of a VM, about which there is nothing to say: KVM has one kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InterruptController;
+
 impl HostCpu {
     /// Asks KVM.
     ///
@@ -27,6 +31,15 @@ impl HostCpu {
             .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
             .map_err(kvm_error("get the supported CPUID"))?;
         Ok(Self { supported, tsc_deadline: kvm.check_extension(Cap::TscDeadlineTimer) })
+    }
+
+    /// How many bits a guest physical address can have (Intel SDM 2A, CPUID leaf 0x80000008).
+    pub fn address_bits(&self) -> u8 {
+        const ADDRESS_SIZES: u32 = 0x8000_0008;
+        /// What processors have that do not say.
+        const DEFAULT: u8 = 36;
+        let leaf = self.supported.as_slice().iter().find(|leaf| leaf.function == ADDRESS_SIZES);
+        leaf.map_or(DEFAULT, |leaf| leaf.eax.to_le_bytes()[0])
     }
 }
 
@@ -66,15 +79,16 @@ pub(super) fn kvm_error(what: &'static str) -> impl Fn(kvm_ioctls::Error) -> Cpu
 ///
 /// # Errors
 /// KVM refuses one of the steps.
-pub fn create_vcpus(vm: &VmFd, count: u8) -> Result<Vec<VcpuFd>, CpuError> {
+pub fn create_vcpus(vm: &VmFd, count: u8) -> Result<(Vec<VcpuFd>, InterruptController), CpuError> {
     vm.set_identity_map_address(layout::KVM_IDENTITY_MAP)
         .map_err(kvm_error("set the identity map address"))?;
     vm.set_tss_address(layout::KVM_TSS).map_err(kvm_error("set the TSS address"))?;
     disable_pmu(vm)?;
     vm.create_irq_chip().map_err(kvm_error("create the interrupt controllers"))?;
-    (0..count)
+    let vcpus = (0..count)
         .map(|index| vm.create_vcpu(index.into()).map_err(kvm_error("create a vCPU")))
-        .collect()
+        .collect::<Result<_, _>>()?;
+    Ok((vcpus, InterruptController))
 }
 
 /// Takes the performance counters away where KVM can: on AMD processors no CPUID bit does it.

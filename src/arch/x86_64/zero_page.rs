@@ -11,6 +11,7 @@ use super::loader::SETUP_HEADER_OFFSET;
 use super::memory_map::{low32, memory_map};
 use super::page_tables;
 use crate::arch::BootData;
+use crate::arch::boot::seed;
 use crate::memory::GuestMemory;
 
 const BOOT_FLAG: u16 = 0xaa55;
@@ -72,12 +73,9 @@ fn set_header(params: &mut boot_params, data: &BootData<'_>) {
 /// even when its processor cannot make any.
 fn write_seed(mem: &GuestMemory) -> Result<(), BootDataError> {
     let mut record = Vec::with_capacity(SETUP_DATA_HEADER_SIZE + SEED_SIZE);
-    let mut seed = [0; SEED_SIZE];
-    rustix::rand::getrandom(&mut seed, rustix::rand::GetRandomFlags::empty())
-        .map_err(BootDataError::Seed)?;
     record.extend_from_slice(&0u64.to_le_bytes());
     record.extend_from_slice(&bootparam::SETUP_RNG_SEED.to_le_bytes());
     record.extend_from_slice(&(SEED_SIZE as u32).to_le_bytes());
-    record.extend_from_slice(&seed);
+    record.extend_from_slice(&seed::<SEED_SIZE>()?);
     write_bytes(mem, "the random seed", layout::SETUP_DATA, &record)
 }

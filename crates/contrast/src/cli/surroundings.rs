@@ -8,6 +8,7 @@ use serde_json::Value;
 use vmm_image::client::{self, Pull};
 use vmm_image::store::{ImageRecord, Store, StorePaths, check_rootfs};
 
+use crate::fingerprint::Kvm;
 use crate::workload::Workload;
 use crate::{rootfs, user};
 
@@ -81,10 +82,11 @@ pub(super) fn workload(
 }
 
 /// What `vmm doctor` says about KVM.
-pub(super) fn kvm(vmm: &Path) -> Option<String> {
+pub(super) fn kvm(vmm: &Path) -> Option<Kvm> {
     let mut doctor = Command::new(vmm);
     doctor.args(["doctor", "--format", "json"]).stdin(Stdio::null()).stderr(Stdio::null());
     // Its status tells of anything it found wanting, so only the report counts.
     let report: Value = serde_json::from_slice(&doctor.output().ok()?.stdout).ok()?;
-    report.pointer("/kvm/mode")?.as_str().map(str::to_owned)
+    let text = |key: &str| report.pointer(key)?.as_str().map(str::to_owned);
+    Some(Kvm { mode: text("/kvm/mode")?, hypervisor: text("/kvm/hypervisor") })
 }

@@ -69,16 +69,6 @@ pub(super) const FILES: &[c_long] = &[
     libc::SYS_renameat,
     libc::SYS_renameat2,
     libc::SYS_unlinkat,
-    #[cfg(target_arch = "x86_64")]
-    libc::SYS_mkdir,
-    #[cfg(target_arch = "x86_64")]
-    libc::SYS_open,
-    #[cfg(target_arch = "x86_64")]
-    libc::SYS_readlink,
-    #[cfg(target_arch = "x86_64")]
-    libc::SYS_rename,
-    #[cfg(target_arch = "x86_64")]
-    libc::SYS_unlink,
 ];
 
 /// Finding hosts and speaking to them.
@@ -97,6 +87,11 @@ pub(super) const NETWORK: &[c_long] = &[
     libc::SYS_shutdown,
     libc::SYS_socket,
     libc::SYS_uname,
-    #[cfg(target_arch = "x86_64")]
-    libc::SYS_poll,
 ];
+
+/// What x86_64 has besides for [`FILES`]: open, rename, mkdir, unlink and readlink. Other architectures have
+/// the calls with a directory alone.
+pub(super) const FILES_ON_X86_64: &[c_long] = &[2, 82, 83, 87, 89];
+
+/// What x86_64 has besides for [`NETWORK`]: poll.
+pub(super) const NETWORK_ON_X86_64: &[c_long] = &[7];

@@ -126,10 +126,10 @@ fn no_clone3() -> Result<BpfProgram, ConfineError> {
 fn filter(what: &Confinement) -> Result<BpfProgram, ConfineError> {
     let mut lists = vec![calls::ALWAYS];
     if what.files {
-        lists.push(calls::FILES);
+        lists.extend([calls::FILES, on_x86_64(calls::FILES_ON_X86_64)]);
     }
     if what.network {
-        lists.push(calls::NETWORK);
+        lists.extend([calls::NETWORK, on_x86_64(calls::NETWORK_ON_X86_64)]);
     }
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> =
         lists.into_iter().flatten().map(|call| (*call, Vec::new())).collect();
@@ -139,6 +139,11 @@ fn filter(what: &Confinement) -> Result<BpfProgram, ConfineError> {
     rules.insert(libc::SYS_clone, vec![threads_alone()?]);
     let refuse = SeccompAction::Errno(libc::EPERM.unsigned_abs());
     compile(rules, refuse, SeccompAction::Allow)
+}
+
+/// Numbers that mean something else, or nothing, on other architectures.
+fn on_x86_64(calls: &[i64]) -> &[i64] {
+    if std::env::consts::ARCH == "x86_64" { calls } else { &[] }
 }
 
 fn compile(

@@ -1,5 +1,5 @@
 use linux_loader::loader::bootparam::boot_params;
-use vm_memory::Bytes;
+use vm_memory::{Bytes, GuestAddress};
 
 use super::super::memory_map::{MapKind, memory_map};
 use super::super::test_support::{
@@ -62,7 +62,7 @@ fn virtio_devices_are_named_in_front_of_the_command_line_without_acpi() {
     let (mem, kernel) = loaded(&elf());
     let placements = &all_placements()[..2];
     let data = BootData {
-        description: Description::Legacy,
+        acpi: false,
         virtio_mmio: placements,
         cmdline: "quiet -- arg",
         ..boot_data(&kernel)
@@ -89,15 +89,15 @@ fn counts_beyond_the_layout_are_refused() {
     placements.push(placements[0]);
     let data = BootData { virtio_mmio: &placements, ..boot_data(&kernel) };
     let error = write_boot_data(&mem, &data).unwrap_err();
-    assert!(matches!(error, BootDataError::Devices { devices: 19 }), "{error}");
+    assert!(matches!(error, BootDataError::Devices { devices: 19, limit: 18 }), "{error}");
 }
 
 #[test]
 fn memory_smaller_than_the_boot_data_is_an_error() {
     let (_, kernel) = loaded(&elf());
     let mem = GuestMemory::from_ranges(&[(GuestAddress(0), 0x1_0000)]).unwrap();
-    for description in [Description::Acpi, Description::Legacy] {
-        let data = BootData { description, ..boot_data(&kernel) };
+    for acpi in [true, false] {
+        let data = BootData { acpi, ..boot_data(&kernel) };
         let error = write_boot_data(&mem, &data).unwrap_err();
         assert!(matches!(error, BootDataError::Write { .. }), "{error}");
     }
@@ -138,7 +138,7 @@ fn pvh_start_information_says_what_the_guest_was_given() {
 #[test]
 fn pvh_start_information_without_initrd_and_acpi_has_no_address_of_them() {
     let (mem, kernel) = loaded(&Elf::new(b"code").with_pvh().image());
-    let data = BootData { description: Description::Legacy, ..boot_data(&kernel) };
+    let data = BootData { acpi: false, ..boot_data(&kernel) };
     let info = read(&mem, write_boot_data(&mem, &data).unwrap().start_info, 56);
     assert_eq!(number::<4>(&info, 12), 0);
     assert_eq!(number::<8>(&info, 16), 0);

@@ -1,7 +1,7 @@
 //! bzImages, entered at their 64-bit entry (Linux: Documentation/arch/x86/boot.rst).
 
-use super::image::{Image, u16_at, u32_at, u64_at};
 use super::{BootProtocol, EntryProtocol, KernelError, LoadedKernel, Range, layout};
+use crate::arch::kernel_file::{KernelFile, u16_at, u32_at, u64_at};
 use crate::memory::GuestMemory;
 
 /// Where the setup header begins, in the file and in the zero page.
@@ -12,8 +12,8 @@ const SETUP_HEADER_LIMIT: usize = 0x290;
 const LAST_FIELD_END: usize = 0x264;
 
 const BOOT_FLAG: u16 = 0xaa55;
+/// Where the magic number `HdrS` is.
 const MAGIC_OFFSET: usize = 0x202;
-const MAGIC: &[u8] = b"HdrS";
 /// The first protocol version that has `xloadflags`.
 const MIN_VERSION: u16 = 0x020c;
 /// `xloadflags`: there is a 64-bit entry at offset 0x200.
@@ -26,15 +26,10 @@ const DEFAULT_SETUP_SECTORS: u8 = 4;
 /// The unit of `syssize` in bytes.
 const PARAGRAPH: u64 = 16;
 
-/// Whether a file that begins with `head` is a bzImage.
-pub(super) fn is_bzimage(head: &[u8]) -> bool {
-    head.get(MAGIC_OFFSET..).unwrap_or_default().starts_with(MAGIC)
-}
-
 /// Loads the kernel code to the address it prefers.
 pub(super) fn load(
     mem: &GuestMemory,
-    image: &Image<'_>,
+    image: &KernelFile<'_>,
     protocol: BootProtocol,
 ) -> Result<LoadedKernel, KernelError> {
     let header = SetupHeader::parse(image)?;
@@ -71,7 +66,7 @@ struct SetupHeader {
 }
 
 impl SetupHeader {
-    fn parse(image: &Image<'_>) -> Result<Self, KernelError> {
+    fn parse(image: &KernelFile<'_>) -> Result<Self, KernelError> {
         let head = image.head();
         // boot.rst, "Details of Header Fields": the header ends where the jump at 0x200 leads to.
         let jump = head.get(0x201).copied().map_or(0, usize::from);
@@ -117,7 +112,7 @@ impl SetupHeader {
 
     /// The bytes of kernel code to load. `syssize` is rounded up to paragraphs, so up to 15 bytes of it
     /// may be missing in the file; what follows it in the file (a signature) is not for the guest.
-    fn code_size(&self, image: &Image<'_>) -> Result<u64, KernelError> {
+    fn code_size(&self, image: &KernelFile<'_>) -> Result<u64, KernelError> {
         let unpadded = self.code_size.saturating_sub(PARAGRAPH - 1);
         image.check("kernel code", self.code_offset, unpadded)?;
         let available = image.length().saturating_sub(self.code_offset);

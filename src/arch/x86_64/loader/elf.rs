@@ -1,10 +1,9 @@
 //! ELF64 images: `vmlinux` and freestanding programs (System V gABI, chapters 4 and 5).
 
-use super::image::{Image, u16_at, u32_at, u64_at};
 use super::{BootProtocol, EntryProtocol, KernelError, LoadedKernel, Range, foreign, layout};
+use crate::arch::kernel_file::{KernelFile, u16_at, u32_at, u64_at};
 use crate::memory::GuestMemory;
 
-const MAGIC: &[u8] = b"\x7fELF";
 /// Size of the ELF64 file header.
 const HEADER_SIZE: u64 = 64;
 /// Size of one ELF64 program header.
@@ -16,7 +15,6 @@ const MAX_NOTES: u64 = 64 << 10;
 
 const CLASS_64: u8 = 2;
 const LITTLE_ENDIAN: u8 = 1;
-const EM_X86_64: u16 = 62;
 const PT_LOAD: u32 = 1;
 const PT_NOTE: u32 = 4;
 
@@ -25,15 +23,10 @@ const PT_NOTE: u32 = 4;
 const PVH_NOTE_NAME: &[u8] = b"Xen\0";
 const PVH_NOTE_TYPE: u32 = 18;
 
-/// Whether a file that begins with `head` is an ELF file.
-pub(super) fn is_elf(head: &[u8]) -> bool {
-    head.starts_with(MAGIC)
-}
-
 /// Loads the segments and picks the entry.
 pub(super) fn load(
     mem: &GuestMemory,
-    image: &Image<'_>,
+    image: &KernelFile<'_>,
     protocol: BootProtocol,
 ) -> Result<LoadedKernel, KernelError> {
     let header = Header::parse(image)?;
@@ -72,7 +65,7 @@ struct Header {
 }
 
 impl Header {
-    fn parse(image: &Image<'_>) -> Result<Self, KernelError> {
+    fn parse(image: &KernelFile<'_>) -> Result<Self, KernelError> {
         image.check("ELF header", 0, HEADER_SIZE)?;
         Self::from_bytes(image.head()).unwrap_or(Err(KernelError::BadElf("its header is cut off")))
     }
@@ -90,7 +83,7 @@ impl Header {
         let foreign = |found| KernelError::ForeignArchitecture { found };
         Some(if big_endian {
             Err(foreign("a big-endian machine"))
-        } else if machine != EM_X86_64 {
+        } else if machine != foreign::EM_X86_64 {
             Err(foreign(foreign::machine(machine)))
         } else if *head.get(4)? != CLASS_64 {
             Err(foreign("the x32 ABI"))
@@ -105,7 +98,7 @@ impl Header {
         })
     }
 
-    fn program_headers(&self, image: &Image<'_>) -> Result<Vec<ProgramHeader>, KernelError> {
+    fn program_headers(&self, image: &KernelFile<'_>) -> Result<Vec<ProgramHeader>, KernelError> {
         let size = u64::from(self.table_entries) * u64::from(PROGRAM_HEADER_SIZE);
         let table = image.read("program header table", self.table_offset, size)?;
         table
@@ -150,7 +143,7 @@ struct Segment {
 /// memory, which bounds the bytes that will be copied by the size of low RAM.
 fn check_segments(
     mem: &GuestMemory,
-    image: &Image<'_>,
+    image: &KernelFile<'_>,
     headers: &[ProgramHeader],
 ) -> Result<Vec<Segment>, KernelError> {
     let mut segments: Vec<Segment> = Vec::new();
@@ -172,7 +165,10 @@ fn check_segments(
 }
 
 /// The address of the PVH entry, if a note gives one.
-fn pvh_entry(image: &Image<'_>, headers: &[ProgramHeader]) -> Result<Option<u64>, KernelError> {
+fn pvh_entry(
+    image: &KernelFile<'_>,
+    headers: &[ProgramHeader],
+) -> Result<Option<u64>, KernelError> {
     for header in headers.iter().filter(|header| header.kind == PT_NOTE) {
         image.check("note segment", header.offset, header.file_size)?;
         let notes = image.read("note segment", header.offset, header.file_size.min(MAX_NOTES))?;

@@ -7,18 +7,17 @@
 
 mod bzimage;
 mod elf;
-mod foreign;
-mod image;
 #[cfg(test)]
 mod tests;
 
 use std::fs::File;
-use std::io;
 
 pub(super) use self::bzimage::SETUP_HEADER_OFFSET;
-use self::image::Image;
 use super::layout;
 use super::memory_map::low_ram_end;
+use crate::arch::foreign;
+use crate::arch::kernel::KernelError;
+use crate::arch::kernel_file::KernelFile;
 use crate::config::BootProtocol;
 use crate::memory::GuestMemory;
 
@@ -74,91 +73,8 @@ impl LoadedKernel {
     }
 }
 
-/// Why a file cannot be booted as a kernel.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum KernelError {
-    /// The file could not be read.
-    #[error("read the kernel file")]
-    Read(#[source] io::Error),
-    /// The kernel could not be copied into guest memory.
-    #[error("copy the kernel into guest memory")]
-    Load(#[source] vm_memory::GuestMemoryError),
-    /// Not a regular file.
-    #[error("the kernel is not a regular file")]
-    NotRegular,
-    /// Nothing in it.
-    #[error("the kernel file is empty")]
-    Empty,
-    /// Neither ELF nor bzImage nor anything else we know.
-    #[error("the file is neither an ELF image (vmlinux) nor a bzImage")]
-    UnknownFormat,
-    /// A kernel that is wrapped in a compressed file.
-    #[error("the kernel is {format}-compressed: decompress it first, or use a vmlinux or bzImage")]
-    Compressed {
-        /// Name of the compression format.
-        format: &'static str,
-    },
-    /// A program for another processor.
-    #[error("the kernel is built for {found}, this machine runs x86_64 kernels")]
-    ForeignArchitecture {
-        /// What it is built for.
-        found: &'static str,
-    },
-    /// The file ends early.
-    #[error("the kernel file is truncated: its {part} ends at byte {end}, the file at {length}")]
-    Truncated {
-        /// Which part is cut off.
-        part: &'static str,
-        /// Where that part would end.
-        end: u64,
-        /// Length of the file.
-        length: u64,
-    },
-    /// An ELF header that makes no sense.
-    #[error("the ELF image is damaged: {0}")]
-    BadElf(&'static str),
-    /// A bzImage header that makes no sense.
-    #[error("the bzImage is damaged: {0}")]
-    BadBzImage(&'static str),
-    /// A bzImage of a protocol without 64-bit entry.
-    #[error("the bzImage has no 64-bit entry: it is a 32-bit kernel or older than Linux 3.8")]
-    No64BitEntry,
-    /// PVH was demanded and the kernel does not have it.
-    #[error("the kernel has no PVH entry: it needs an ELF image built with CONFIG_PVH=y")]
-    NoPvhEntry,
-    /// It would overwrite the boot data.
-    #[error("the kernel wants address {address:#x}: memory below 1 MiB holds the boot data")]
-    BelowKernelStart {
-        /// The address it wants.
-        address: u64,
-    },
-    /// More memory is needed.
-    #[error(
-        "the kernel needs memory up to {end:#x}, the guest's ends at {ram_end:#x}: give it more"
-    )]
-    BeyondRam {
-        /// First address after the kernel.
-        end: u64,
-        /// First address after low RAM.
-        ram_end: u64,
-    },
-    /// It wants memory that no guest has.
-    #[error("the kernel wants memory up to {end:#x}, beyond the RAM below the MMIO gap")]
-    InMmioGap {
-        /// First address after the kernel.
-        end: u64,
-    },
-    /// The first instruction is not in the kernel.
-    #[error("the kernel's entry {entry:#x} lies outside of what it loads")]
-    EntryOutside {
-        /// The entry.
-        entry: u64,
-    },
-    /// Larger than this process can address.
-    #[error("the kernel file is too large")]
-    TooLarge,
-}
+/// What a file is that none of the formats fits.
+const FORMATS: &str = "neither an ELF image (vmlinux) nor a bzImage";
 
 /// Places the kernel in `file` into guest memory.
 ///
@@ -172,13 +88,13 @@ pub fn load_kernel(
     file: &File,
     protocol: BootProtocol,
 ) -> Result<LoadedKernel, KernelError> {
-    let image = Image::open(file)?;
-    if elf::is_elf(image.head()) {
+    let image = KernelFile::open(file)?;
+    if foreign::is_elf(image.head()) {
         elf::load(mem, &image, protocol)
-    } else if bzimage::is_bzimage(image.head()) {
+    } else if foreign::is_bzimage(image.head()) {
         bzimage::load(mem, &image, protocol)
     } else {
-        Err(foreign::name(image.head()))
+        Err(foreign::name(image.head(), FORMATS))
     }
 }
 

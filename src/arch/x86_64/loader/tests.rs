@@ -100,7 +100,7 @@ fn bzimage_signature_behind_the_code_is_not_loaded() {
 #[test]
 fn empty_and_one_byte_files_are_refused() {
     assert!(matches!(load(b"").unwrap_err(), KernelError::Empty));
-    assert!(matches!(load(b"\x7f").unwrap_err(), KernelError::UnknownFormat));
+    assert!(matches!(load(b"\x7f").unwrap_err(), KernelError::UnknownFormat(_)));
 }
 
 /// K1.
@@ -115,7 +115,7 @@ fn files_truncated_anywhere_are_refused() {
                 matches!(
                     error,
                     KernelError::Truncated { .. }
-                        | KernelError::UnknownFormat
+                        | KernelError::UnknownFormat(_)
                         | KernelError::No64BitEntry
                 ),
                 "cut at {end}: {error:?}"
@@ -220,9 +220,13 @@ fn files_that_are_no_kernels_of_this_machine_are_named() {
     arm64[0x38..0x3c].copy_from_slice(b"ARM\x64");
     let mut zboot = b"MZ\0\0zimg".to_vec();
     zboot.resize(64, 0);
-    let cases: [(&[u8], &str); 5] = [
-        (&arm64, "arm64"),
-        (&zboot, "EFI-zboot-compressed"),
+    let mut arm64_zboot = zboot.clone();
+    arm64_zboot[0x3c] = 64;
+    arm64_zboot.extend(b"PE\0\0\x64\xaa");
+    let cases: [(&[u8], &str); 6] = [
+        (&arm64, "aarch64 (an arm64 Image)"),
+        (&zboot, "another architecture (an EFI zboot image)"),
+        (&arm64_zboot, "aarch64 (an EFI zboot image)"),
         (b"\x1f\x8b\x08\0", "gzip-compressed"),
         (b"\x28\xb5\x2f\xfd\0", "zstd-compressed"),
         (b"#!/bin/sh\n", "neither"),
@@ -245,7 +249,7 @@ fn bzimage_header_nonsense_is_refused() {
     let error = bzimage_error(0x1fe, &[0, 0]);
     assert!(matches!(error, KernelError::BadBzImage(_)), "{error}");
     let error = bzimage_error(0x202, b"HdrX");
-    assert!(matches!(error, KernelError::UnknownFormat), "{error}");
+    assert!(matches!(error, KernelError::UnknownFormat(_)), "{error}");
     let error = bzimage_error(0x260, &u32::MAX.to_le_bytes());
     assert!(matches!(error, KernelError::InMmioGap { .. }), "{error}");
     for address in [0u64, 0xf_ffff] {

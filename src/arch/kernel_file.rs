@@ -1,25 +1,27 @@
 //! Checked access to a kernel file: nothing is read that was not proven to lie inside it.
 
+#![deny(clippy::as_conversions, clippy::indexing_slicing)]
+
 use std::fs::File;
 use std::io::{Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
 
 use vm_memory::{Bytes, GuestAddress};
 
-use super::KernelError;
+use super::kernel::KernelError;
 use crate::memory::GuestMemory;
 
 /// How much of a file's beginning is looked at: every fixed header lies within.
 const HEAD_SIZE: u64 = 4096;
 
 /// A kernel file: its length, its first bytes, and reads checked against the length.
-pub(super) struct Image<'a> {
+pub(super) struct KernelFile<'a> {
     file: &'a File,
     length: u64,
     head: Vec<u8>,
 }
 
-impl<'a> Image<'a> {
+impl<'a> KernelFile<'a> {
     /// Takes a regular file with something in it and reads its beginning.
     pub(super) fn open(file: &'a File) -> Result<Self, KernelError> {
         let metadata = file.metadata().map_err(KernelError::Read)?;
