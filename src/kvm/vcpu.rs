@@ -28,6 +28,10 @@ use crate::devices::power::PowerEvent;
 /// it with a huge page, which would take 2 MiB for the few KiB that are used.
 const STACK_SIZE: usize = 256 << 10;
 
+/// What an instruction did that KVM can neither execute nor hand over.
+const UNDESCRIBED: &str =
+    "an instruction reaches an address without memory in a way that KVM cannot hand over";
+
 /// The address spaces a vCPU reaches.
 #[derive(Default)]
 pub struct Buses {
@@ -249,6 +253,9 @@ impl Vcpu {
             Err(e) => match Errno::from_raw_os_error(e.errno()) {
                 Errno::INTR => self.interrupted(),
                 Errno::AGAIN => {}
+                // On Arm, of an instruction that the processor does not describe to KVM, such as one that
+                // loads two registers.
+                Errno::NOSYS => return Some(VcpuEnd::Kvm(UNDESCRIBED.to_owned())),
                 error => return Some(VcpuEnd::Kvm(format!("KVM_RUN failed: {error}"))),
             },
         }

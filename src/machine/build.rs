@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use kvm_ioctls::VcpuFd;
+use vm_memory::GuestAddress;
 
 use super::cmdline::kernel_cmdline;
 use super::console::HostConsole;
@@ -72,13 +73,19 @@ fn guest_memory(config: &VmConfig, host: &HostCpu) -> Result<GuestMemory, Machin
     let bytes = config.memory.bytes();
     let (mib, bits) = (bytes >> 20, host.address_bits());
     let regions = arch::memory_regions(bytes);
-    let end = regions.last().map_or(0, |&(start, length)| {
-        u64::try_from(length).map_or(u64::MAX, |length| start.0.saturating_add(length))
-    });
-    if 1u64.checked_shl(bits.into()).is_some_and(|limit| end > limit) {
+    if !within(&regions, bits) {
         return Err(MachineError::AddressSpace { mib, bits });
     }
     GuestMemory::from_ranges(&regions).map_err(|source| MachineError::Memory { mib, source })
+}
+
+/// Whether memory ends inside of addresses of `bits` bits.
+fn within(regions: &[(GuestAddress, usize)], bits: u8) -> bool {
+    let Some(limit) = 1u64.checked_shl(bits.into()) else { return true };
+    regions.iter().all(|(start, length)| {
+        let end = u64::try_from(*length).ok().and_then(|length| start.0.checked_add(length));
+        end.is_some_and(|end| end <= limit)
+    })
 }
 
 fn attach_serial(
@@ -195,4 +202,22 @@ fn configure_vcpus(
         arch::configure_vcpu(vcpu, host_cpu, index, count, entry)?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// K7.
+    #[test]
+    fn memory_may_end_where_addresses_do_and_no_further() {
+        for bits in [32, 36, 40, 52] {
+            let largest = (1u64 << bits) - (2 << 30);
+            let region = |size| [(GuestAddress(2 << 30), usize::try_from(size).unwrap())];
+            assert!(within(&region(largest), bits));
+            assert!(!within(&region(largest + 1), bits));
+        }
+        assert!(!within(&[(GuestAddress(4096), usize::MAX)], 52));
+        assert!(within(&[(GuestAddress(0), 4096)], 64));
+    }
 }

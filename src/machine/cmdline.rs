@@ -1,6 +1,6 @@
 //! The kernel command line a guest gets when the user says nothing else.
 
-use crate::arch::KERNEL_PARAMETERS;
+use crate::arch::{KERNEL_PARAMETERS, KernelParameters};
 use crate::config::{Console, VmConfig};
 
 /// The command line: the user's own or the default, then what the user adds.
@@ -12,7 +12,12 @@ use crate::config::{Console, VmConfig};
 /// Before it comes the address that the user gave a network interface, unless there is one in the
 /// line.
 pub(super) fn kernel_cmdline(config: &VmConfig) -> String {
-    let mut line = config.cmdline.clone().unwrap_or_else(|| default_cmdline(config));
+    cmdline_with(config, &KERNEL_PARAMETERS)
+}
+
+/// The same with the words of any architecture.
+fn cmdline_with(config: &VmConfig, known: &KernelParameters) -> String {
+    let mut line = config.cmdline.clone().unwrap_or_else(|| default_cmdline(config, known));
     if let Some(address) = address_parameter(config) {
         line = format!("{address} {line}").trim_end().to_owned();
     }
@@ -25,8 +30,7 @@ pub(super) fn kernel_cmdline(config: &VmConfig) -> String {
     line
 }
 
-fn default_cmdline(config: &VmConfig) -> String {
-    let known = KERNEL_PARAMETERS;
+fn default_cmdline(config: &VmConfig, known: &KernelParameters) -> String {
     let mut words = match config.console {
         Console::Virtio => known.virtio_console.to_vec(),
         _ => known.serial_console.to_vec(),
@@ -71,6 +75,16 @@ fn address_parameter(config: &VmConfig) -> Option<String> {
 mod tests {
     use super::*;
     use crate::config::{Balloon, PartialConfig};
+
+    const KNOWN: KernelParameters = KernelParameters {
+        serial_console: &["console=ttyS0"],
+        virtio_console: &["earlycon=uart8250,io,0x3f8", "console=hvc0"],
+        without_acpi: &["acpi=off"],
+    };
+
+    fn kernel_cmdline(config: &VmConfig) -> String {
+        cmdline_with(config, &KNOWN)
+    }
 
     fn config(change: impl FnOnce(&mut VmConfig)) -> VmConfig {
         let partial = PartialConfig { kernel: Some("k".into()), ..PartialConfig::default() };

@@ -1,6 +1,7 @@
 //! What the kernel of a container has to have built in: nothing can be loaded before the agent, which
 //! is the first process, makes the container's surroundings.
 
+use std::env::consts::ARCH;
 use std::path::Path;
 
 use super::image::Image;
@@ -63,7 +64,7 @@ const COMFORTS: [(&str, &str); 2] = [
 /// The file is no kernel for this machine, or lacks what the container needs: all of it is named.
 pub fn check_container(path: &Path, needs: Needs) -> Result<Vec<Finding>, PreflightError> {
     let image = Image::open("kernel", path)?;
-    let kernel = kernel::inspect(&image)?;
+    let kernel = kernel::inspect(&image, ARCH)?;
     let kernel = kernel.map_err(|finding| PreflightError::Unbootable(vec![finding]))?;
     match options::find(&image, &kernel)? {
         Some(options) => judge(path, &options, needs),
@@ -72,7 +73,7 @@ pub fn check_container(path: &Path, needs: Needs) -> Result<Vec<Finding>, Prefli
 }
 
 fn judge(path: &Path, options: &Options, needs: Needs) -> Result<Vec<Finding>, PreflightError> {
-    let x86_64 = X86_64.iter().filter(|_| std::env::consts::ARCH == "x86_64");
+    let x86_64 = X86_64.iter().filter(|_| ARCH == "x86_64");
     let wanted = ALWAYS.iter().chain(x86_64).chain(WRITABLE.iter().filter(|_| needs.writable));
     let wanted: Vec<_> = wanted.chain(NETWORK.iter().filter(|_| needs.network)).collect();
     let comforts = COMFORTS.iter().filter(|(name, _)| *name != "SMP" || needs.cpus > 1);
@@ -118,8 +119,8 @@ mod tests {
     fn recipe() -> String {
         let minimal = include_str!("../../guest-kernels/minimal.config");
         let container = include_str!("../../guest-kernels/container.config");
-        // What the kernel's own rules add.
-        format!("{minimal}\n{container}\nCONFIG_SECCOMP=y\n")
+        // What the kernel's own rules add, and what only x86_64 has.
+        format!("{minimal}\n{container}\nCONFIG_ACPI=y\nCONFIG_SECCOMP=y\n")
     }
 
     #[test]

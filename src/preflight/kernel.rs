@@ -32,21 +32,24 @@ const SEGMENT_LEN: u16 = 56;
 const SECTION_LEN: u16 = 64;
 const PT_LOAD: u32 = 1;
 
-/// Reads the headers. The inner error says why the file is not a kernel for this machine.
-pub(super) fn inspect(image: &Image) -> Result<Result<Kernel, Finding>, PreflightError> {
+/// Reads the headers; `machine` is the architecture that the kernel is for. The inner error says why the file is not a kernel for this machine.
+pub(super) fn inspect(
+    image: &Image,
+    machine: &str,
+) -> Result<Result<Kernel, Finding>, PreflightError> {
     let head = image.read(0, HEAD_LEN)?;
     if head.has(0, b"\x7fELF") {
-        return inspect_elf(image, &head);
+        return inspect_elf(image, &head, machine);
     }
-    let for_aarch64 = native() == "aarch64";
+    let for_aarch64 = machine == "aarch64";
     Ok(if head.has(0x202, b"HdrS") {
-        inspect_bzimage(image, &head)
+        inspect_bzimage(image, &head, machine)
     } else if head.has(0x38, b"ARM\x64") && for_aarch64 {
         Ok(Kernel::Plain { read_only_data: vec![(0, image.len())] })
     } else if for_aarch64 && (head.has(0, GZIP) || is_zboot(&head)) {
         Ok(Kernel::Compressed)
     } else {
-        Err(foreign(image, &head).unwrap_or_else(|| not_a_kernel(image)))
+        Err(foreign(image, &head, machine).unwrap_or_else(|| not_a_kernel(image, machine)))
     })
 }
 
@@ -56,12 +59,8 @@ fn is_zboot(head: &Bytes) -> bool {
     head.has(0, b"MZ") && head.has(4, b"zimg")
 }
 
-fn native() -> &'static str {
-    std::env::consts::ARCH
-}
-
 /// Files that are often mistaken for a kernel.
-fn foreign(image: &Image, head: &Bytes) -> Option<Finding> {
+fn foreign(image: &Image, head: &Bytes, machine: &str) -> Option<Finding> {
     const PACKED: &[(&[u8], &str, &str)] = &[
         (GZIP, "gzip", "gunzip"),
         (&[0xfd, b'7', b'z', b'X', b'Z'], "xz", "unxz"),
@@ -73,26 +72,26 @@ fn foreign(image: &Image, head: &Bytes) -> Option<Finding> {
         return Some(Finding::error(what, format!("unpack it with {tool} first")));
     }
     if head.has(0x38, b"ARM\x64") {
-        return Some(foreign_arch(image, "an aarch64 Image"));
+        return Some(foreign_arch(image, "an aarch64 Image", machine));
     }
     if is_zboot(head) {
-        return Some(foreign_arch(image, "an EFI zboot image"));
+        return Some(foreign_arch(image, "an EFI zboot image", machine));
     }
     if head.has(0x38, b"RSC\x05") {
-        return Some(foreign_arch(image, "a RISC-V Image"));
+        return Some(foreign_arch(image, "a RISC-V Image", machine));
     }
     None
 }
 
-fn foreign_arch(image: &Image, kind: &str) -> Finding {
+fn foreign_arch(image: &Image, kind: &str, machine: &str) -> Finding {
     Finding::error(
-        format!("kernel {} is {kind}, this machine is {}", shown(image.path()), native()),
-        format!("use a kernel built for {}", native()),
+        format!("kernel {} is {kind}, this machine is {machine}", shown(image.path())),
+        format!("use a kernel built for {machine}"),
     )
 }
 
-fn not_a_kernel(image: &Image) -> Finding {
-    let (not, build) = match native() {
+fn not_a_kernel(image: &Image, machine: &str) -> Finding {
+    let (not, build) = match machine {
         "aarch64" => ("no arm64 Image, neither plain nor packed", "Image"),
         _ => ("neither an ELF vmlinux nor a bzImage", "vmlinux"),
     };
@@ -111,10 +110,10 @@ fn truncated(image: &Image, part: &str, end: u64) -> Finding {
 }
 
 /// Linux boot protocol, "The Real-Mode Kernel Header".
-fn inspect_bzimage(image: &Image, head: &Bytes) -> Result<Kernel, Finding> {
+fn inspect_bzimage(image: &Image, head: &Bytes, machine: &str) -> Result<Kernel, Finding> {
     const XLF_KERNEL_64: u16 = 1;
-    if native() != "x86_64" {
-        return Err(foreign_arch(image, "an x86 bzImage"));
+    if machine != "x86_64" {
+        return Err(foreign_arch(image, "an x86 bzImage", machine));
     }
     let fields =
         (head.u16(0x1fe), head.u16(0x206), head.u8(0x1f1), head.u32(0x1f4), head.u16(0x236));
@@ -124,7 +123,7 @@ fn inspect_bzimage(image: &Image, head: &Bytes) -> Result<Kernel, Finding> {
         return Err(truncated(image, "the boot header", 0x268));
     };
     if flag != 0xaa55 {
-        return Err(not_a_kernel(image));
+        return Err(not_a_kernel(image, machine));
     }
     if version < 0x20c || xloadflags & XLF_KERNEL_64 == 0 {
         let what = format!("kernel {} has no 64-bit entry point", shown(image.path()));
@@ -175,17 +174,17 @@ impl ElfHeader {
     }
 
     /// Why the file cannot be this machine's kernel.
-    fn refuse(&self, image: &Image) -> Option<Finding> {
+    fn refuse(&self, image: &Image, machine: &str) -> Option<Finding> {
         let path = shown(image.path());
         if self.class == 1 {
             let what = format!("kernel {path} is a 32-bit ELF file");
             return Some(Finding::error(what, "use a 64-bit kernel"));
         }
         let arch = architecture(self.machine);
-        if self.encoding != 1 || arch != native() {
-            return Some(foreign_arch(image, &format!("an ELF file for {arch}")));
+        if self.encoding != 1 || arch != machine {
+            return Some(foreign_arch(image, &format!("an ELF file for {arch}"), machine));
         }
-        if native() == "aarch64" {
+        if machine == "aarch64" {
             let what = format!("kernel {path} is an ELF vmlinux, which no aarch64 machine boots");
             return Some(Finding::error(what, "use arch/arm64/boot/Image of the same build"));
         }
@@ -222,11 +221,15 @@ fn architecture(machine: u16) -> &'static str {
     }
 }
 
-fn inspect_elf(image: &Image, head: &Bytes) -> Result<Result<Kernel, Finding>, PreflightError> {
+fn inspect_elf(
+    image: &Image,
+    head: &Bytes,
+    machine: &str,
+) -> Result<Result<Kernel, Finding>, PreflightError> {
     let Some(header) = ElfHeader::parse(head) else {
         return Ok(Err(truncated(image, "the ELF header", 64)));
     };
-    if let Some(finding) = header.refuse(image) {
+    if let Some(finding) = header.refuse(image, machine) {
         return Ok(Err(finding));
     }
     let table_len = u64::from(header.segments).saturating_mul(u64::from(SEGMENT_LEN));
@@ -251,7 +254,7 @@ fn inspect_elf(image: &Image, head: &Bytes) -> Result<Result<Kernel, Finding>, P
         loaded.push((offset, len));
     }
     if loaded.is_empty() {
-        return Ok(Err(not_a_kernel(image)));
+        return Ok(Err(not_a_kernel(image, machine)));
     }
     let read_only_data = match find_rodata(image, &header)? {
         Some(section) => vec![section],

@@ -49,6 +49,11 @@ impl Finding {
 /// # Errors
 /// A file that cannot be read, and everything because of which the guest cannot boot.
 pub fn check(config: &VmConfig) -> Result<Vec<Finding>, PreflightError> {
+    check_for(std::env::consts::ARCH, config)
+}
+
+/// The same for a machine of any architecture.
+fn check_for(machine: &str, config: &VmConfig) -> Result<Vec<Finding>, PreflightError> {
     let kernel_image = Image::open("kernel", &config.kernel)?;
     let initrd_image =
         config.initrd.as_deref().map(|path| Image::open("initrd", path)).transpose()?;
@@ -59,7 +64,8 @@ pub fn check(config: &VmConfig) -> Result<Vec<Finding>, PreflightError> {
     }
 
     let mut findings = Vec::new();
-    let kernel = kernel::inspect(&kernel_image)?.map_err(|finding| findings.push(finding)).ok();
+    let kernel = kernel::inspect(&kernel_image, machine)?;
+    let kernel = kernel.map_err(|finding| findings.push(finding)).ok();
     let options = match &kernel {
         Some(kernel) => options::find(&kernel_image, kernel)?,
         None => None,
@@ -74,7 +80,8 @@ pub fn check(config: &VmConfig) -> Result<Vec<Finding>, PreflightError> {
         None => None,
     };
     if let Some(options) = &options {
-        findings.extend(rules::kernel_options(config, options, initrd, rootfs.as_ref()));
+        let machine = (config, machine);
+        findings.extend(rules::kernel_options(machine, options, initrd, rootfs.as_ref()));
     }
     findings.extend(rules::rootfs(config, rootfs.as_ref()));
 

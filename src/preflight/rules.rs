@@ -6,16 +6,16 @@ use super::options::{Options, Setting};
 use super::rootfs::Rootfs;
 use crate::config::{Console, VmConfig};
 
-/// What the options of the kernel leave missing.
+/// What the options of the kernel leave missing, for a machine of this architecture.
 ///
 /// `initrd` is absent without an initial RAM disk and holds `None` for one that is not packed.
 pub(super) fn kernel_options(
-    config: &VmConfig,
+    (config, machine): (&VmConfig, &str),
     options: &Options,
     initrd: Option<Option<Packing>>,
     rootfs: Option<&Rootfs>,
 ) -> Vec<Finding> {
-    let rules = Rules { config, options, has_initrd: initrd.is_some() };
+    let rules = Rules { config, machine, options, has_initrd: initrd.is_some() };
     let mut findings = Vec::new();
     findings.extend(rules.unpacking(initrd));
     findings.extend(rules.root());
@@ -53,6 +53,8 @@ pub(super) fn rootfs(config: &VmConfig, rootfs: Option<&Rootfs>) -> Option<Findi
 
 struct Rules<'a> {
     config: &'a VmConfig,
+    /// Its architecture.
+    machine: &'a str,
     options: &'a Options,
     has_initrd: bool,
 }
@@ -114,7 +116,7 @@ impl Rules<'_> {
     fn discovery(&self) -> Vec<Finding> {
         let mut findings = Vec::new();
         let config = self.config;
-        if std::env::consts::ARCH == "x86_64" {
+        if self.machine == "x86_64" {
             findings.extend(self.discovery_on_x86_64());
         }
         if config.cpus > 1 && self.absent("SMP") {

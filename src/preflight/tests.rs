@@ -19,13 +19,15 @@ const COMPLETE: &str = "CONFIG_ACPI=y\nCONFIG_BLK_DEV_INITRD=y\nCONFIG_EXT4_FS=y
 /// A directory of files and the configuration that names them.
 struct Case {
     dir: TempDir,
+    machine: &'static str,
     config: PartialConfig,
 }
 
 impl Case {
     fn new() -> Self {
         let dir = tempfile::tempdir().expect("temporary directory");
-        Self { dir, config: PartialConfig::default() }.kernel(&elf(COMPLETE))
+        let case = Self { dir, machine: "x86_64", config: PartialConfig::default() };
+        case.kernel(&elf(COMPLETE))
     }
 
     fn write(&self, name: &str, bytes: &[u8]) -> PathBuf {
@@ -49,13 +51,18 @@ impl Case {
         self
     }
 
+    /// The machine is one of aarch64.
+    fn on_aarch64(self) -> Self {
+        Self { machine: "aarch64", ..self }
+    }
+
     fn with(mut self, change: impl FnOnce(&mut PartialConfig)) -> Self {
         change(&mut self.config);
         self
     }
 
     fn check(&self) -> Result<Vec<Finding>, PreflightError> {
-        check(&self.config.clone().resolve().expect("valid"))
+        check_for(self.machine, &self.config.clone().resolve().expect("valid"))
     }
 
     fn refused(&self) -> String {
@@ -324,6 +331,38 @@ fn kernel_of_another_kind_is_named() {
         (vec![0], "neither an ELF vmlinux nor a bzImage"),
     ] {
         let error = Case::new().kernel(&kernel).refused();
+        assert!(error.contains(sign), "{error}");
+    }
+}
+
+/// An Image with its configuration somewhere in it.
+fn image(options: &str) -> Vec<u8> {
+    let mut file = vec![0; 64];
+    put(&mut file, 0x38, b"ARM\x64");
+    file.extend(elf(options));
+    file
+}
+
+#[test]
+fn kernels_of_aarch64_are_judged_by_what_that_needs() {
+    let case = || Case::new().on_aarch64().rootfs(&ext4());
+    let no_acpi = COMPLETE.replace("CONFIG_ACPI=y\n", "");
+    assert_eq!(case().kernel(&image(&no_acpi)).check().expect("fine"), []);
+    let no_disk = no_acpi.replace("CONFIG_VIRTIO_BLK=y\n", "");
+    assert!(case().kernel(&image(&no_disk)).refused().contains("no CONFIG_VIRTIO_BLK"));
+    for packed in [&b"\x1f\x8b\x08"[..], b"MZ\0\0zimg"] {
+        assert_eq!(case().kernel(packed).check().expect("nothing is known"), []);
+    }
+    let mut vmlinux = elf(COMPLETE);
+    put(&mut vmlinux, 18, &183_u16.to_le_bytes());
+    for (kernel, sign) in [
+        (elf(COMPLETE), "an ELF file for x86_64, this machine is aarch64"),
+        (bzimage(), "an x86 bzImage, this machine is aarch64"),
+        (vmlinux, "an ELF vmlinux, which no aarch64 machine boots"),
+        (b"BZh".to_vec(), "packed with bzip2"),
+        (b"#!/bin/sh\n".to_vec(), "no arm64 Image"),
+    ] {
+        let error = case().kernel(&kernel).refused();
         assert!(error.contains(sign), "{error}");
     }
 }

@@ -5,7 +5,7 @@ use std::io::Write;
 use std::os::unix::fs::MetadataExt;
 use std::process::Command;
 
-use crate::guest::{Guest, artifact, copy_sparse, run_words, signal, wait, wait_for};
+use crate::guest::{Guest, artifact, copy_sparse, kernel, run_words, signal, wait, wait_for};
 
 const MIB: u64 = 1 << 20;
 
@@ -25,8 +25,7 @@ fn data_survives_sync_and_reboot() {
     };
     assert_eq!(ended.status, Some(0), "{ended:#?}");
     let sum = ended.console.lines().find(|line| line.ends_with("/root/data")).expect("a sum");
-    let again =
-        Guest::bare("kernels/minimal/vmlinux").arg("--rootfs").arg(second.to_str().unwrap());
+    let again = Guest::bare(&kernel("minimal")).arg("--rootfs").arg(second.to_str().unwrap());
     let console = again.succeed("sha256sum /root/data");
     assert!(console.contains(sum), "{sum} not in {console}");
 }
@@ -192,7 +191,7 @@ fn overlay_keeps_what_the_guest_wrote_and_the_base_stays_as_it_was() {
     let before = fs::read(&base).expect("read");
     let boot = |script: &str| {
         let disk = format!("path={},overlay={}", base.display(), overlay.display());
-        let guest = Guest::bare("kernels/minimal/vmlinux").args("--disk").arg(disk);
+        let guest = Guest::bare(&kernel("minimal")).args("--disk").arg(disk);
         guest.append("root=/dev/vda rw").succeed(script)
     };
     let first = boot(
@@ -256,7 +255,9 @@ fn one_image_has_one_writer() {
     wait_for(&mut first, "ready");
     let second = || {
         let output = Command::new("vmm")
-            .args(["--kernel", "/srv/vmm/kernels/minimal/vmlinux", "--rootfs"])
+            .arg("--kernel")
+            .arg(kernel("minimal"))
+            .arg("--rootfs")
             .arg(&rootfs)
             .stdin(std::process::Stdio::null())
             .output()

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, openpt, unlockpt};
 use rustix::termios::{Winsize, tcsetwinsize};
 
-use crate::guest::{Guest, read_until, run_words, signal, wait};
+use crate::guest::{Guest, kernel, read_until, run_words, signal, wait};
 
 /// What the shell of the guest prints when it is ready for a command.
 const PROMPT: &str = "guest:~# ";
@@ -110,7 +110,7 @@ fn virtio_console_shows_the_boot_from_its_first_message_to_its_last() {
 
 #[test]
 fn kernel_that_fails_before_the_virtio_console_is_there_is_explained() {
-    let guest = Guest::bare("kernels/minimal/vmlinux").args("--console virtio");
+    let guest = Guest::bare(&kernel("minimal")).args("--console virtio");
     let ended = guest.append("initcall_blacklist=virtio_mmio_init root=/dev/vda").boot();
     assert_eq!(ended.status, Some(4), "{ended:#?}");
     assert!(ended.stderr.contains("likely cause: the kernel found no root"), "{ended:#?}");

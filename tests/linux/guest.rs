@@ -19,6 +19,26 @@ pub fn artifact(path: &str) -> PathBuf {
     Path::new(ARTIFACTS).join(path)
 }
 
+/// The kernel of ours of this flavour, in the form that its architecture boots.
+pub fn kernel(flavour: &str) -> PathBuf {
+    let form = if std::env::consts::ARCH == "aarch64" { "Image" } else { "vmlinux" };
+    artifact(&format!("kernels/{flavour}/{form}"))
+}
+
+/// The minimal kernel, packed as its architecture boots it.
+pub fn packed_kernel() -> PathBuf {
+    if std::env::consts::ARCH != "aarch64" {
+        return artifact("kernels/minimal/bzImage");
+    }
+    let packed = Command::new("gzip").arg("-1c").arg(kernel("minimal")).output().expect("gzip");
+    let path = PathBuf::from("/tmp/Image.gz");
+    // Several tests may do so at once: none of them sees half a file.
+    let file = tempfile::NamedTempFile::new_in("/tmp").expect("temporary file");
+    fs::write(file.path(), packed.stdout).expect("write");
+    file.persist(&path).expect("rename");
+    path
+}
+
 /// A guest with a root filesystem of its own and a script to run.
 pub struct Guest {
     args: Vec<String>,
@@ -39,15 +59,15 @@ pub struct Ended {
 
 impl Guest {
     /// A guest with this kernel and nothing else.
-    pub fn bare(kernel: &str) -> Self {
+    pub fn bare(kernel: &Path) -> Self {
         let files = tempfile::tempdir().expect("temporary directory");
         let guest = Self { args: Vec::new(), append: Vec::new(), files };
         // What a kernel prints costs more than what it does.
-        guest.append("quiet").arg("--kernel").arg(artifact(kernel).to_str().expect("UTF-8"))
+        guest.append("quiet").arg("--kernel").arg(kernel.to_str().expect("UTF-8"))
     }
 
     /// A guest with this kernel and a copy of the BusyBox root filesystem.
-    pub fn new(kernel: &str) -> Self {
+    pub fn new(kernel: &Path) -> Self {
         let guest = Self::bare(kernel);
         let rootfs = guest.file("rootfs.ext4");
         copy_sparse(&artifact("rootfs/busybox.ext4"), &rootfs);
@@ -56,7 +76,7 @@ impl Guest {
 
     /// The usual guest: our minimal kernel.
     pub fn minimal() -> Self {
-        Self::new("kernels/minimal/vmlinux")
+        Self::new(&kernel("minimal"))
     }
 
     /// Adds an argument.

@@ -6,6 +6,8 @@
 #![expect(clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 #![expect(unreachable_pub, reason = "a program has no users but its own modules")]
 
+#[cfg(target_arch = "aarch64")]
+mod aarch64;
 mod agent;
 mod balloon;
 mod block;
@@ -17,3 +19,5 @@ mod guest;
 mod net;
 mod user_net;
 mod vsock;
+#[cfg(target_arch = "x86_64")]
+mod x86_64;

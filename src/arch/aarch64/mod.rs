@@ -5,6 +5,8 @@ mod gic;
 mod probe;
 #[path = "pure.rs"]
 mod pure;
+#[cfg(test)]
+mod tests;
 mod vcpu;
 
 pub use boot_data::write_boot_data;

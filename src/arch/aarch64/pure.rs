@@ -8,4 +8,4 @@ pub(in crate::arch) mod loader;
 pub(in crate::arch) mod memory_map;
 pub(in crate::arch) mod platform;
 #[cfg(test)]
-mod test_support;
+pub(in crate::arch) mod test_support;

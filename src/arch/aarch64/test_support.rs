@@ -13,24 +13,24 @@ use crate::config::BootProtocol;
 use crate::memory::GuestMemory;
 
 /// What [`image`] says it occupies.
-pub(super) const IMAGE_SIZE: u64 = 0x30_0000;
+pub(in crate::arch) const IMAGE_SIZE: u64 = 0x30_0000;
 /// Where [`zboot`] has what is packed.
-pub(super) const PAYLOAD: usize = 0x80;
+pub(in crate::arch) const PAYLOAD: usize = 0x80;
 
 /// Guest memory of `mib` MiB.
-pub(super) fn guest_memory(mib: u64) -> GuestMemory {
+pub(in crate::arch) fn guest_memory(mib: u64) -> GuestMemory {
     GuestMemory::from_ranges(&memory_regions(mib << 20)).unwrap()
 }
 
 /// An unnamed file that holds `bytes`.
-pub(super) fn file_with(bytes: &[u8]) -> File {
+pub(in crate::arch) fn file_with(bytes: &[u8]) -> File {
     let mut file = tempfile::tempfile().unwrap();
     file.write_all(bytes).unwrap();
     file
 }
 
 /// An Image whose code behind the header is `code`.
-pub(super) fn image(code: &[u8]) -> Vec<u8> {
+pub(in crate::arch) fn image(code: &[u8]) -> Vec<u8> {
     let mut bytes = vec![0; 64];
     bytes[16..24].copy_from_slice(&IMAGE_SIZE.to_le_bytes());
     bytes[24..32].copy_from_slice(&0xau64.to_le_bytes());
@@ -40,7 +40,7 @@ pub(super) fn image(code: &[u8]) -> Vec<u8> {
 }
 
 /// The Image is an EFI program too, with one section that takes the rest of the file.
-pub(super) fn efi_image(code: &[u8]) -> Vec<u8> {
+pub(in crate::arch) fn efi_image(code: &[u8]) -> Vec<u8> {
     let mut pe = b"PE\0\0\x64\xaa".to_vec();
     pe.extend(1u16.to_le_bytes());
     pe.resize(20, 0);
@@ -57,14 +57,14 @@ pub(super) fn efi_image(code: &[u8]) -> Vec<u8> {
     bytes
 }
 
-pub(super) fn gzip(bytes: &[u8]) -> Vec<u8> {
+pub(in crate::arch) fn gzip(bytes: &[u8]) -> Vec<u8> {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
     encoder.write_all(bytes).unwrap();
     encoder.finish().unwrap()
 }
 
 /// An EFI zboot image with `payload` in it, which `method` unpacks.
-pub(super) fn zboot(method: &str, payload: &[u8]) -> Vec<u8> {
+pub(in crate::arch) fn zboot(method: &str, payload: &[u8]) -> Vec<u8> {
     let mut bytes = b"MZ\0\0zimg".to_vec();
     bytes.extend((PAYLOAD as u32).to_le_bytes());
     bytes.extend((payload.len() as u32).to_le_bytes());
@@ -80,14 +80,14 @@ pub(super) fn zboot(method: &str, payload: &[u8]) -> Vec<u8> {
 }
 
 /// A test kernel in fresh memory of 64 MiB, for tests of what is written around it.
-pub(super) fn loaded(image: &[u8]) -> (GuestMemory, LoadedKernel) {
+pub(in crate::arch) fn loaded(image: &[u8]) -> (GuestMemory, LoadedKernel) {
     let mem = guest_memory(64);
     let kernel = load_kernel(&mem, &file_with(image), BootProtocol::Auto).unwrap();
     (mem, kernel)
 }
 
 /// `length` bytes of guest memory from `address`.
-pub(super) fn read(mem: &GuestMemory, address: u64, length: usize) -> Vec<u8> {
+pub(in crate::arch) fn read(mem: &GuestMemory, address: u64, length: usize) -> Vec<u8> {
     let mut bytes = vec![0; length];
     mem.read_slice(&mut bytes, GuestAddress(address)).unwrap();
     bytes

@@ -16,7 +16,7 @@ use vmm_protocol::{
     Setup, Start, Status, VERSION, push_data, push_message,
 };
 
-use crate::guest::{Ended, Guest, artifact, signal, wait};
+use crate::guest::{Ended, Guest, artifact, kernel, signal, wait};
 
 /// How long anything may take.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -151,7 +151,7 @@ impl Drop for Machine {
 impl Machine {
     /// A machine that is ready; with a second disk if `setup` says so.
     pub fn start(setup: Setup) -> Self {
-        let guest = Guest::bare("kernels/container/vmlinux").append("ip=off");
+        let guest = Guest::bare(&kernel("container")).append("ip=off");
         if setup.writable_disk {
             empty_disk(&guest.file("writable.ext4"));
         }

@@ -8,7 +8,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use super::world::{World, eventually, finish, processes, run, spawn};
-use crate::guest::{artifact, signal};
+use crate::guest::{self, artifact, signal};
 
 /// Monitors that the emulated host has not: they take the words of those, and have `vmm` make the same machine. What is
 /// in `$MORE` is added to the words of its kernel.
@@ -51,7 +51,7 @@ fn arm<'r>(report: &'r Value, name: &str) -> &'r Value {
 
 /// `vmm bench startup` with the words and the `minimal` kernel.
 fn startup(world: &World, words: &[&str]) -> Command {
-    let kernel = artifact("kernels/minimal/vmlinux");
+    let kernel = guest::kernel("minimal");
     let kernel = kernel.to_str().expect("text");
     let line = ["bench", "startup", "--format", "json", "--kernel", kernel];
     world.vmm(&[&line[..], words].concat())

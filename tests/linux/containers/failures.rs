@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use super::world::{Ran, World, eventually, finish, kernel, run, spawn};
-use crate::guest::{artifact, signal};
+use crate::guest::{self, artifact, signal};
 
 const LINE: [&str; 7] = ["run", "--rm", "--network", "none", "busybox", "echo", "started"];
 
@@ -21,8 +21,8 @@ fn assert_told(ran: &Ran, words: &[&str]) {
 
 /// A container on that kernel is told to have failed as soon as it has, and nothing is left of it.
 #[track_caller]
-fn assert_soon_told(world: &World, kernel: &str, words: &[&str]) {
-    let wrong = run(world.vmm(&LINE).env("VMM_KERNEL", artifact(kernel)), b"");
+fn assert_soon_told(world: &World, kernel: &Path, words: &[&str]) {
+    let wrong = run(world.vmm(&LINE).env("VMM_KERNEL", kernel), b"");
     assert_told(&wrong, words);
     assert!(!wrong.err().contains("within"), "it was waited for: {}", wrong.err());
     world.assert_nothing_left();
@@ -52,7 +52,7 @@ fn missing_kernel_is_told() {
 #[test]
 fn what_a_kernel_lacks_for_containers_is_told_before_it_boots() {
     let world = World::new();
-    let other = artifact("kernels/minimal/vmlinux");
+    let other = guest::kernel("minimal");
     let wrong = run(world.vmm(&LINE).env("VMM_KERNEL", &other), b"");
     let lacking = ["CONFIG_PID_NS (", "CONFIG_CGROUPS (", "CONFIG_POSIX_MQUEUE ("];
     assert_told(&wrong, &[&lacking[..], &[other.to_str().expect("text"), "hint: "]].concat());
@@ -64,7 +64,7 @@ fn what_a_kernel_lacks_for_containers_is_told_before_it_boots() {
 #[test]
 fn what_a_compressed_kernel_lacks_is_told_with_the_phase() {
     let world = World::new();
-    assert_soon_told(&world, "kernels/minimal/bzImage", &["agent: ", "control groups"]);
+    assert_soon_told(&world, &guest::packed_kernel(), &["agent: ", "control groups"]);
 }
 
 /// Debian's kernel has all of it, in modules that nothing loads: the agent finds no way to the host.

@@ -5,7 +5,7 @@ use std::fs;
 use serde_json::Value;
 
 use super::world::World;
-use crate::guest::artifact;
+use crate::guest;
 use crate::user_net::connect_host;
 
 /// The report of `vmm bench WORDS`.
@@ -49,7 +49,7 @@ const ARMS: &str = "namespaces,runc,crun,vmm";
 fn memory_is_told_apart_in_containers_and_machines_and_nothing_is_left() {
     let world = World::new();
     let before = traces();
-    let kernel = artifact("kernels/minimal/vmlinux");
+    let kernel = guest::kernel("minimal");
     let kernel = kernel.to_str().expect("text");
     let arms = format!("{ARMS},vmm-minimal");
     let common = ["--memory", "128m", "--kernel", kernel, "--format", "json", "--arms"];

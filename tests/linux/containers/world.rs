@@ -14,7 +14,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::guest::{artifact, signal};
+use crate::guest::{self, artifact, signal};
 
 /// Where the emulated host has the images.
 const STORE: &str = "/var/lib/vmm";
@@ -189,7 +189,7 @@ fn warm_up() {
 
 /// The kernel of containers.
 pub fn kernel() -> PathBuf {
-    artifact("kernels/container/vmlinux")
+    guest::kernel("container")
 }
 
 /// The processes that `wanted` wants, by number, command line and environment.

@@ -1,0 +1,74 @@
+//! What only aarch64 has: its interrupt controller, its firmware calls, its forms of a kernel.
+
+use std::fs;
+
+use crate::boot::CPUS;
+use crate::guest::{Guest, artifact, kernel, packed_kernel};
+
+#[test]
+fn guest_has_the_interrupt_controller_of_its_host() {
+    let console = Guest::minimal().args("--cpus 2").succeed("cat /proc/interrupts");
+    assert!(console.contains("GICv3"), "{console}");
+    for (line, device) in [("32 Edge", "ttyS0"), ("33 Edge", "virtio0")] {
+        let found = console.lines().any(|text| text.contains(line) && text.contains(device));
+        assert!(found, "{line} {device}: {console}");
+    }
+}
+
+#[test]
+fn kernel_knows_its_firmware_and_its_clock() {
+    let guest = Guest::minimal().append("loglevel=8");
+    let console = guest.succeed(
+        "dmesg | grep -e psci: -e rtc-pl031\n\
+         cat /sys/devices/system/clocksource/clocksource0/current_clocksource",
+    );
+    assert!(console.contains("psci: PSCIv1."), "{console}");
+    assert!(console.contains("setting system clock to 2"), "{console}");
+    assert!(console.contains("arch_sys_counter"), "{console}");
+}
+
+/// Processors beyond the sixteenth have another affinity at the level above.
+#[test]
+fn eighteen_cpus_come_up() {
+    let console = Guest::minimal().args("--cpus 18").succeed(CPUS);
+    assert!(console.contains("cpus 18\n"), "{console}");
+}
+
+/// A zboot image, as a build with CONFIG_EFI_ZBOOT makes it of its Image.
+#[test]
+fn zboot_image_boots() {
+    let packed = fs::read(packed_kernel()).expect("packed kernel");
+    let mut image = b"MZ\0\0zimg".to_vec();
+    image.extend(0x80_u32.to_le_bytes());
+    image.extend(u32::try_from(packed.len()).expect("a kernel").to_le_bytes());
+    image.resize(24, 0);
+    image.extend(b"gzip");
+    image.resize(0x3c, 0);
+    image.extend(0x40_u32.to_le_bytes());
+    image.extend(b"PE\0\0\x64\xaa");
+    image.resize(0x80, 0);
+    image.extend(packed);
+    let guest = Guest::bare(&kernel("minimal"));
+    let path = guest.file("vmlinuz.efi");
+    fs::write(&path, image).expect("write");
+    Guest::new(&path).succeed("uname -a");
+}
+
+#[test]
+fn kernels_of_another_architecture_are_named() {
+    let mut bzimage = vec![0; 0x1000];
+    bzimage[0x1fe..0x200].copy_from_slice(b"\x55\xaa");
+    bzimage[0x202..0x206].copy_from_slice(b"HdrS");
+    let mut vmlinux = b"\x7fELF\x02\x01\x01".to_vec();
+    vmlinux.resize(0x1000, 0);
+    vmlinux[18] = 62;
+    for (kernel, name) in [(bzimage, "an x86 bzImage"), (vmlinux, "an ELF file for x86_64")] {
+        let guest = Guest::bare(&artifact("kernels/minimal/Image"));
+        let path = guest.file("foreign");
+        fs::write(&path, kernel).expect("write");
+        let ended = Guest::bare(&path).boot();
+        assert_eq!(ended.status, Some(2), "{ended:#?}");
+        assert!(ended.stderr.contains(name), "{ended:#?}");
+        assert!(ended.stderr.contains("this machine is aarch64"), "{ended:#?}");
+    }
+}
