@@ -8,7 +8,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use super::world::{World, eventually, finish, processes, run, spawn};
-use crate::guest::{self, artifact, signal};
+use crate::guest::{self, signal};
 
 /// Monitors that the emulated host has not: they take the words of those, and have `vmm` make the same machine. What is
 /// in `$MORE` is added to the words of its kernel.

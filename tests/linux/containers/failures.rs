@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use super::world::{Ran, World, eventually, finish, kernel, run, spawn};
-use crate::guest::{self, artifact, signal};
+use crate::guest::{self, signal};
 
 const LINE: [&str; 7] = ["run", "--rm", "--network", "none", "busybox", "echo", "started"];
 
@@ -73,7 +73,7 @@ fn kernel_without_a_way_to_the_host_is_told_with_its_last_words() {
     let world = World::new();
     let words =
         ["boot: the guest powered off", "last console lines", "vmm-agent: connect to the host"];
-    assert_soon_told(&world, "kernels/debian/vmlinuz", &words);
+    assert_soon_told(&world, &guest::artifact("kernels/debian/vmlinuz"), &words);
 }
 
 #[test]

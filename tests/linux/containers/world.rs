@@ -14,7 +14,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::guest::{self, artifact, signal};
+use crate::guest::{self, signal};
 
 /// Where the emulated host has the images.
 const STORE: &str = "/var/lib/vmm";
