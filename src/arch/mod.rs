@@ -110,6 +110,8 @@ pub struct KernelParameters {
     pub virtio_console: &'static [&'static str],
     /// To do without ACPI, where ACPI is usual.
     pub without_acpi: &'static [&'static str],
+    /// What follows the user's own words, so that a `quiet` among them holds for it already.
+    pub last: &'static [&'static str],
 }
 
 /// What an exit of the probe's guest means: see [`probe_step`].

@@ -27,7 +27,20 @@ fn cmdline_with(config: &VmConfig, known: &KernelParameters) -> String {
         }
         line.push_str(append);
     }
-    line
+    if config.cmdline.is_none() { before_separator(&line, known.last) } else { line }
+}
+
+/// The line with `words` at the end of what the kernel takes for itself: what follows `--` is for init.
+fn before_separator(line: &str, words: &[&str]) -> String {
+    let mut words_at = line.split_inclusive(' ').scan(0, |end, word| {
+        let start = *end;
+        *end += word.len();
+        Some((start, word.trim_end()))
+    });
+    let kernel_end = words_at.find_map(|(start, word)| (word == "--").then_some(start));
+    let (kernel, init) = line.split_at(kernel_end.unwrap_or(line.len()));
+    let parts = [kernel.trim_end()].into_iter().chain(words.iter().copied()).chain([init]);
+    parts.filter(|part| !part.is_empty()).collect::<Vec<_>>().join(" ")
 }
 
 fn default_cmdline(config: &VmConfig, known: &KernelParameters) -> String {
@@ -80,6 +93,7 @@ mod tests {
         serial_console: &["console=ttyS0"],
         virtio_console: &["earlycon=uart8250,io,0x3f8", "console=hvc0"],
         without_acpi: &["acpi=off"],
+        last: &[],
     };
 
     fn kernel_cmdline(config: &VmConfig) -> String {
@@ -115,6 +129,19 @@ mod tests {
         };
         assert_eq!(line(true), "console=ttyS0 panic=-1 page_reporting.page_reporting_order=9");
         assert_eq!(line(false), "console=ttyS0 panic=-1");
+    }
+
+    #[test]
+    fn last_words_follow_the_user_s_and_precede_those_of_init() {
+        let known = KernelParameters { last: &["earlycon"], ..KNOWN };
+        let line = |append: Option<&str>| {
+            cmdline_with(&config(|c| c.append = append.map(str::to_owned)), &known)
+        };
+        assert_eq!(line(None), "console=ttyS0 panic=-1 earlycon");
+        assert_eq!(line(Some("quiet")), "console=ttyS0 panic=-1 quiet earlycon");
+        assert_eq!(line(Some("a --b -- c")), "console=ttyS0 panic=-1 a --b earlycon -- c");
+        let own = config(|c| c.cmdline = Some("a".into()));
+        assert_eq!(cmdline_with(&own, &known), "a");
     }
 
     #[test]

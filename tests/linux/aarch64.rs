@@ -27,11 +27,14 @@ fn kernel_knows_its_firmware_and_its_clock() {
     assert!(console.contains("arch_sys_counter"), "{console}");
 }
 
-/// Processors beyond the sixteenth have another affinity at the level above.
+/// The seventeenth processor has another affinity at the level above.
 #[test]
-fn eighteen_cpus_come_up() {
-    let console = Guest::minimal().args("--cpus 18").succeed(CPUS);
-    assert!(console.contains("cpus 18\n"), "{console}");
+fn seventeen_cpus_share_one_package() {
+    let console = Guest::minimal().args("--cpus 17").succeed(&format!(
+        "{CPUS}; cat /sys/devices/system/cpu/cpu16/topology/physical_package_id \
+         /sys/devices/system/cpu/cpu16/topology/core_id"
+    ));
+    assert!(console.contains("cpus 17\n0\n16\n"), "{console}");
 }
 
 /// A zboot image, as a build with CONFIG_EFI_ZBOOT makes it of its Image.

@@ -47,17 +47,8 @@ fn one_two_and_four_cpus_come_up() {
 }
 
 #[test]
-fn sixteen_cpus_share_one_package() {
-    let console = Guest::minimal().args("--cpus 16").succeed(&format!(
-        "{CPUS}; cat /sys/devices/system/cpu/cpu15/topology/physical_package_id \
-         /sys/devices/system/cpu/cpu15/topology/core_id"
-    ));
-    assert!(console.contains("cpus 16\n0\n15\n"), "{console}");
-}
-
-#[test]
 fn smallest_usual_and_large_memory() {
-    for (size, least, most) in [("32M", 12, 32), ("128M", 100, 128), ("5G", 4800, 5120)] {
+    for (size, least, most) in [("32M", 12, 32), ("128M", 100, 128), ("3G", 2900, 3072)] {
         let console = Guest::minimal().arg("--memory").arg(size).succeed("head -n 1 /proc/meminfo");
         let found = mem_total_mib(&console);
         assert!((least..=most).contains(&found), "{size}: {found} MiB");

@@ -46,6 +46,15 @@ fn halted_guest_is_noticed() {
     assert!(ended.stderr.contains("halted with interrupts disabled"), "{ended:#?}");
 }
 
+#[test]
+fn sixteen_cpus_share_one_package() {
+    let console = Guest::minimal().args("--cpus 16").succeed(&format!(
+        "{CPUS}; cat /sys/devices/system/cpu/cpu15/topology/physical_package_id \
+         /sys/devices/system/cpu/cpu15/topology/core_id"
+    ));
+    assert!(console.contains("cpus 16\n0\n15\n"), "{console}");
+}
+
 /// Memory beyond the gap is real: Linux takes it first, and it holds what was written.
 #[test]
 fn memory_above_4_gib_holds_data() {

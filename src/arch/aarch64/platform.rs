@@ -18,9 +18,10 @@ const EARLY: &str = "earlycon=uart8250,mmio,0x40000000";
 
 /// What the default command line says.
 pub const KERNEL_PARAMETERS: KernelParameters = KernelParameters {
-    serial_console: &[EARLY, "console=ttyS0"],
-    virtio_console: &[EARLY, "console=hvc0"],
+    serial_console: &["console=ttyS0"],
+    virtio_console: &["console=hvc0"],
     without_acpi: &[],
+    last: &[EARLY],
 };
 
 const fn memory(base: u64, size: u64) -> Location {
@@ -46,6 +47,9 @@ mod tests {
 
     #[test]
     fn early_messages_go_to_the_serial_port() {
-        assert_eq!(EARLY, format!("earlycon=uart8250,mmio,{:#x}", layout::SERIAL_BASE));
+        assert_eq!(
+            KERNEL_PARAMETERS.last.concat(),
+            format!("earlycon=uart8250,mmio,{:#x}", layout::SERIAL_BASE)
+        );
     }
 }

@@ -23,6 +23,7 @@ pub const KERNEL_PARAMETERS: KernelParameters = KernelParameters {
     serial_console: &["console=ttyS0"],
     virtio_console: &["earlycon=uart8250,io,0x3f8", "console=hvc0"],
     without_acpi: &["acpi=off"],
+    last: &[],
 };
 
 const fn ports(base: u16, size: u64) -> Location {
