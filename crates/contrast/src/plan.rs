@@ -2,6 +2,7 @@
 //! had again, because it comes from a seed.
 
 use std::collections::BTreeSet;
+use std::fmt;
 
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
@@ -25,6 +26,16 @@ pub struct Circumstances {
     pub cache: Cache,
     /// How many are started at once.
     pub parallel: usize,
+}
+
+impl fmt::Display for Circumstances {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.parallel {
+            1 => write!(f, "alone")?,
+            parallel => write!(f, "{parallel} at once")?,
+        }
+        write!(f, "{}", if self.cache == Cache::Cold { ", cold" } else { "" })
+    }
 }
 
 /// Who has a turn.

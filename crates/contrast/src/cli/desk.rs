@@ -198,6 +198,7 @@ impl<'a> Desk<'a> {
         if interrupted {
             title.push_str(" (partial)");
         }
+        let controls = [("all".to_owned(), outcome.control)];
         let report = Figures {
             form: format!("vmm-contrast/{name}/1"),
             title,
@@ -213,7 +214,7 @@ impl<'a> Desk<'a> {
             measured: outcome.measured,
             prepared: self.prepared,
             limitations,
-            verdict: Verdict::of(&fingerprint, &[outcome.control], runs, interrupted),
+            verdict: Verdict::of(&fingerprint, &controls, runs, interrupted),
             fingerprint,
             arms: outcome.arms,
         };

@@ -125,8 +125,9 @@ pub(super) fn run(args: &StartupArgs) -> Result<ExitCode> {
         Measurement { arms: &arms, timeout, watch, read: None, interrupt: interrupt.as_fd() };
     let found = measure(&measurement, &plan, args.quiet, &entries);
     limitations.extend(entries.iter().flat_map(|entry| limitations_of(entry, &arms, &found)));
-    let control: Vec<_> = found.control.values().cloned().collect();
-    let verdict = Verdict::of(&fingerprint, &control, plan.runs, found.interrupted);
+    let controls = found.control.iter().map(|(kind, control)| (kind.to_string(), control.clone()));
+    let controls: Vec<_> = controls.collect();
+    let verdict = Verdict::of(&fingerprint, &controls, plan.runs, found.interrupted);
     let report = Report {
         form: FORM.to_owned(),
         title: title(&workload, &fingerprint, found.interrupted),

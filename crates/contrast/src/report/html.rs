@@ -210,15 +210,14 @@ fn how(report: &Report) -> String {
 
 fn control(report: &Report) -> String {
     let verdict = &report.verdict;
-    let Some(drift) = verdict.control_drift else { return String::new() };
+    let Some(change) = verdict.change() else { return String::new() };
     let median = verdict
         .control_p50
         .map_or_else(String::new, |p50| format!("; their median is {}", time(p50)));
     page::paragraph(&format!(
         "The control, a process that does nothing, had {} turns{median}. From the first half to the second it changed \
-         by {:.1} %.",
-        verdict.controls,
-        drift * 100.0
+         by {change}.",
+        verdict.controls
     ))
 }
 

@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::fingerprint::Fingerprint;
-use crate::plan::Cache;
+use crate::plan::{Cache, Circumstances};
 use crate::verdict::Verdict;
 
 pub(crate) use csv::quoted;
@@ -117,6 +117,13 @@ impl Report {
     fn rows(&self) -> impl Iterator<Item = Row<'_>> {
         let here = self.arms.iter().filter(|arm| arm.absent.is_none());
         here.flat_map(|arm| arm.rows(self.headline()))
+    }
+
+    /// By how much the control changed in the rounds behind the numbers of an arm itself, as a fraction.
+    pub fn drift(&self) -> Option<f64> {
+        let kind = Circumstances { cache: self.headline(), parallel: 1 }.to_string();
+        let own = self.verdict.drifts.iter().find(|found| found.rounds == kind);
+        own.map(|found| found.drift).or(self.verdict.control_drift)
     }
 
     /// The page cache behind the numbers of an arm itself, which are of one at a time.

@@ -86,9 +86,9 @@ pub(super) fn judgement(verdict: &Verdict) -> Vec<String> {
         true => "nothing speaks against these numbers".to_owned(),
         false => format!("NOT VALID: {}", verdict.reasons.join("; ")),
     };
-    let drift = verdict.control_drift.map(|drift| {
-        format!("the control changed by {:.1} % in {} runs", drift * 100.0, verdict.controls)
-    });
+    let drift = verdict
+        .change()
+        .map(|change| format!("the control changed by {change} in {} runs", verdict.controls));
     [validity].into_iter().chain(drift).chain(verdict.notes.clone()).collect()
 }
 

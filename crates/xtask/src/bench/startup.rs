@@ -107,7 +107,7 @@ fn figure(report: &Report, (ours, peer): (&ArmReport, &ArmReport)) -> Result<Fig
         peer: Summary::of(others),
         ratio: ratio(samples, others),
         goal: None,
-        drift: report.verdict.control_drift,
+        drift: report.drift(),
     })
 }
 
@@ -182,7 +182,8 @@ mod tests {
             "hypervisor": null, "kvm": null, "thp": null, "nx_huge_pages": null, "cgroup": 2, "favordynmods": null,
             "governor": null, "smt": null, "clocksource": null, "memory_bytes": null, "mounts": 1,
             "rootfs_filesystem": null, "load": null},
-        "verdict": {"valid": true, "reasons": [], "notes": [], "control_drift": 0.01, "control_p50": 1.0, "controls": 9}
+        "verdict": {"valid": true, "reasons": [], "notes": [], "control_drift": 0.3, "drifts": [
+            {"rounds": "alone", "drift": 0.01}, {"rounds": "alone, cold", "drift": 0.3}], "control_p50": 1.0, "controls": 9}
     }"#;
 
     #[test]
@@ -198,6 +199,7 @@ mod tests {
         ];
         assert_eq!(found, expected);
         assert_eq!(figures[1].ratio.unwrap().value, 1.5);
+        assert_eq!(figures[0].drift, Some(0.01), "that of the rounds that the figures are from");
     }
 
     #[test]
