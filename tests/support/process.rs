@@ -5,11 +5,15 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-/// Resident bytes of process `pid`, those of its guest among them.
+/// Resident bytes of process `pid` that are no file's, those of its guest among them: pages of its program come
+/// and go as the host likes.
 pub fn resident(pid: u32) -> u64 {
-    let maps = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();
-    let line = maps.lines().find(|line| line.starts_with("Rss:")).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let kib = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+        line.split_whitespace().next().unwrap().parse::<u64>().unwrap()
+    };
+    (kib("RssAnon:") + kib("RssShmem:")) * 1024
 }
 
 /// Resident bytes of process `pid`, without its mappings of `guest_bytes` and more: those are
