@@ -15,6 +15,8 @@ use super::record::{Arm, Records};
 use super::{Context, kept};
 
 const RUNS: usize = 10;
+/// Rounds before those that count: an emulated host gets faster for some rounds.
+const WARM_UPS: &str = "6";
 /// How many are started at once.
 const PARALLEL: &str = "1,2,4";
 const IMAGE: [&str; 3] = ["busybox", "echo", "hello"];
@@ -55,7 +57,8 @@ pub(super) fn figures(context: &Context, records: &mut Records) -> Result<Vec<Fi
 fn measure(context: &Context) -> Result<String> {
     let runs = context.runs(RUNS).to_string();
     eprintln!("bench: vmm bench startup, {runs} runs, {PARALLEL} at once");
-    let words = ["--runs", &runs, "--parallel", PARALLEL, "--timeout", RUN_TIMEOUT];
+    let words =
+        ["--runs", &runs, "--warm-ups", WARM_UPS, "--parallel", PARALLEL, "--timeout", RUN_TIMEOUT];
     kept::measure(context, &["bench", "startup"], &[&words[..], &IMAGE].concat(), TIMEOUT)
 }
 
