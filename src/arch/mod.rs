@@ -66,6 +66,15 @@ pub struct Placement {
     pub gsi: u32,
 }
 
+impl Placement {
+    /// The one that comes `count` windows and lines behind it; `None` if there is none.
+    fn followed_by(self, count: usize) -> Option<Self> {
+        let count = u32::try_from(count).ok()?;
+        let base = self.base.checked_add(u64::from(count).checked_mul(self.size)?)?;
+        Some(Self { base, gsi: self.gsi.checked_add(count)?, ..self })
+    }
+}
+
 /// The two ways in which a vCPU reaches devices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Space {

@@ -18,15 +18,12 @@ pub fn memory_regions(size: u64) -> Vec<(GuestAddress, usize)> {
 /// The window and the interrupt line of the virtio-mmio device number `index`, or `None` when there are
 /// no more.
 pub fn virtio_mmio_placement(index: usize) -> Option<Placement> {
-    if index >= layout::MAX_VIRTIO_MMIO {
-        return None;
-    }
-    let index = u32::try_from(index).ok()?;
-    Some(Placement {
-        base: layout::VIRTIO_MMIO_BASE + u64::from(index) * layout::VIRTIO_MMIO_SIZE,
+    let first = Placement {
+        base: layout::VIRTIO_MMIO_BASE,
         size: layout::VIRTIO_MMIO_SIZE,
-        gsi: layout::VIRTIO_MMIO_FIRST_GSI + index,
-    })
+        gsi: layout::VIRTIO_MMIO_FIRST_GSI,
+    };
+    first.followed_by(index).filter(|_| index < layout::MAX_VIRTIO_MMIO)
 }
 
 /// First address after the RAM; its first when there is none.
