@@ -125,6 +125,16 @@ impl Cache {
         Ok(entry)
     }
 
+    /// Holds the lock `name` as long as the file is open; waits for whoever has it.
+    ///
+    /// # Errors
+    /// The cache cannot be written.
+    pub(crate) fn lock(&self, name: &str) -> Result<File> {
+        fs::create_dir_all(&self.root)
+            .with_context(|| format!("create {}", self.root.display()))?;
+        lock(&self.root.join(format!("{name}.lock")))
+    }
+
     /// Opens an unnamed file in the cache's file system: it vanishes with its last descriptor.
     ///
     /// # Errors
@@ -175,7 +185,10 @@ fn lock(path: &Path) -> Result<File> {
         .open(path)
         .with_context(|| format!("open the lock {}", path.display()))?;
     if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
-        eprintln!("cache: waiting for another build of {}", path.with_extension("").display());
+        eprintln!(
+            "cache: waiting for another command that works on {}",
+            path.with_extension("").display()
+        );
         flock(&file, FlockOperation::LockExclusive)
             .with_context(|| format!("lock {}", path.display()))?;
     }

@@ -6,7 +6,12 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
+use crate::cache::Cache;
 use crate::command;
+use crate::debian::SUITE;
+
+/// How apt is told to install.
+const INSTALL: &[&str] = &["install", "--no-install-recommends"];
 
 /// Installs those of `packages` that are missing; says which before it does. Silent when all are
 /// present.
@@ -14,6 +19,11 @@ use crate::command;
 /// # Errors
 /// This is not a Debian system, or apt fails.
 pub(crate) fn ensure(packages: &[&str]) -> Result<()> {
+    if missing(packages)?.is_empty() {
+        return Ok(());
+    }
+    // apt decides what to do before it waits for another apt, whose half-done work then misleads it.
+    let _lock = Cache::of_user()?.lock("packages")?;
     let missing = missing(packages)?;
     if missing.is_empty() {
         return Ok(());
@@ -22,15 +32,41 @@ pub(crate) fn ensure(packages: &[&str]) -> Result<()> {
     for package in &missing {
         offer(package)?;
     }
-    // What a developer has installed is not ours to remove.
-    let mut install = vec!["install", "--yes", "--no-install-recommends", "--no-remove"];
-    install.extend(missing);
     // Package lists older than the archive name files that are gone; fresh ones cure that.
-    if apt_get(&install).is_err() {
+    if install(&missing).is_err() {
         apt_get(&["update"])?;
-        apt_get(&install)?;
+        install(&missing)?;
     }
     Ok(())
+}
+
+/// Installs `packages` and removes nothing, as what a developer has installed is not ours to remove. What is in the
+/// way, because it is of another release than they are, is taken from theirs instead.
+fn install(packages: &[&str]) -> Result<()> {
+    let others = in_the_way(packages)?;
+    let mut line = [INSTALL, &["--yes", "--no-remove"], packages].concat();
+    if !others.is_empty() {
+        eprintln!("packages: taking {} as well, from this release of Debian", others.join(" "));
+        line.push("--allow-downgrades");
+    }
+    let others: Vec<_> = others.iter().map(|name| format!("{name}/{SUITE}")).collect();
+    line.extend(others.iter().map(String::as_str));
+    apt_get(&line)
+}
+
+/// What apt would remove for the sake of `packages`.
+fn in_the_way(packages: &[&str]) -> Result<Vec<String>> {
+    let mut apt = Command::new("apt-get");
+    apt.args(INSTALL).arg("--simulate").args(packages).env("LC_ALL", "C.UTF-8");
+    // If it fails, so will the installation, and say why.
+    let output = apt.output().context("run apt-get: the set-up needs a Debian system")?;
+    Ok(removed(&String::from_utf8_lossy(&output.stdout)))
+}
+
+/// The packages that a simulation removes, from lines like `Remv qemu-utils [1:10.0.2]`.
+fn removed(simulation: &str) -> Vec<String> {
+    let removal = |line: &str| Some(line.strip_prefix("Remv ")?.split(' ').next()?.to_owned());
+    simulation.lines().filter_map(removal).collect()
 }
 
 /// Packages needed to build files owned by root as an ordinary user; nothing for root itself.
@@ -118,6 +154,13 @@ fn as_root(line: &[&str]) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_simulation_removes_is_in_the_way() {
+        let simulation = "Reading package lists...\nRemv qemu-utils [1:10.0.2~bpo12+1]\n\
+                          Inst libfdt1 (1.6.1-4 Debian:12 [amd64])\nRemv rustc:arm64 [1.63]\n";
+        assert_eq!(removed(simulation), ["qemu-utils", "rustc:arm64"]);
+    }
 
     #[test]
     fn only_fully_installed_packages_count_as_present() {
