@@ -7,32 +7,13 @@
 
 mod draw;
 mod guest;
+mod native;
 
-use std::io;
-use std::process::Stdio;
-
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::{Args, ValueEnum};
 
 use crate::arch::Arch;
-use crate::totals::{Counter, Totals};
-use crate::{command, packages, workspace};
-
-/// What the native tests call: a compiler for guest programs, network interfaces, namespaces, what
-/// else reads images, a shell for containers, and a browser for pages.
-const NATIVE_PACKAGES: &[&str] = &[
-    "busybox-static",
-    "chromium",
-    "docker-registry",
-    "erofs-utils",
-    "gcc",
-    "iproute2",
-    "libc6-dev",
-    "openssl",
-    "tar",
-    "umoci",
-    "util-linux",
-];
+use crate::totals::Totals;
 
 /// The places of a run that names none.
 const USUAL: &[Place] = &[Place::Native, Place::Guest];
@@ -69,7 +50,7 @@ impl Place {
     /// Runs the tests of this place whose names contain `filter`.
     fn run(self, filter: Option<&str>) -> Result<Totals> {
         match self {
-            Self::Native => native(filter),
+            Self::Native => native::run(filter),
             Self::Guest => guest::run(Arch::X86_64, filter),
             Self::Aarch64 => guest::run(Arch::Aarch64, filter),
         }
@@ -112,22 +93,4 @@ pub(crate) fn run(arguments: &TestArgs) -> Result<i32> {
     }
     println!("{sum}");
     Ok(i32::from(sum.failed > 0))
-}
-
-fn native(filter: Option<&str>) -> Result<Totals> {
-    packages::ensure(NATIVE_PACKAGES)?;
-    let mut cargo = workspace::cargo();
-    cargo.args(["test", "--workspace", "--no-fail-fast"]).args(filter);
-    let line = command::describe(&cargo);
-    let mut child = cargo
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .spawn()
-        .with_context(|| format!("start `{line}`"))?;
-    let mut counter = Counter::new(io::stdout());
-    if let Some(mut output) = child.stdout.take() {
-        io::copy(&mut output, &mut counter).context("pass on the output of cargo")?;
-    }
-    let status = child.wait()?;
-    Ok(counter.totals(status.success()))
 }

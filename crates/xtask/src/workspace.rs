@@ -37,6 +37,15 @@ pub(crate) struct GuestTest {
     pub(crate) name: String,
 }
 
+/// A program of tests that cargo built, and where it would run it.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct TestProgram {
+    /// The program.
+    pub(crate) path: PathBuf,
+    /// The directory of its package.
+    pub(crate) package: PathBuf,
+}
+
 /// The root directory of the workspace.
 pub(crate) fn root() -> PathBuf {
     // Cargo sets the variable for what it runs; the other is where this program was built.
@@ -133,6 +142,16 @@ pub(crate) fn build_unit_tests(arch: Arch) -> Result<Vec<Program>> {
     Ok(programs)
 }
 
+/// Builds all tests of the workspace that plain `cargo test` runs, for this machine; those of the documentation
+/// are built when they run. First come programs of their own, which wait for what they start, then unit tests.
+///
+/// # Errors
+/// They do not build.
+pub(crate) fn build_native_tests() -> Result<Vec<TestProgram>> {
+    let messages = build(Arch::native()?, &["test", "--no-run", "--workspace"])?;
+    Ok(test_programs(&messages))
+}
+
 /// What cargo knows about the packages of the workspace.
 fn metadata() -> Result<Value> {
     let mut metadata = cargo();
@@ -162,6 +181,19 @@ fn executables(messages: &[Value]) -> Vec<Program> {
         Some(Program { name: name.to_owned(), path: OsString::from(path).into() })
     };
     messages.iter().filter_map(program).collect()
+}
+
+fn test_programs(messages: &[Value]) -> Vec<TestProgram> {
+    let program = |message: &Value| {
+        let is_test = message.get("profile")?.get("test")?.as_bool()?;
+        let path = PathBuf::from(message.get("executable")?.as_str()?);
+        let package = Path::new(message.get("manifest_path")?.as_str()?).parent()?.to_owned();
+        let is_unit_test = !is_kind(message.get("target")?, "test");
+        is_test.then_some((is_unit_test, TestProgram { path, package }))
+    };
+    let mut programs: Vec<_> = messages.iter().filter_map(program).collect();
+    programs.sort_by_key(|(is_unit_test, _)| *is_unit_test);
+    programs.into_iter().map(|(_, program)| program).collect()
 }
 
 fn undeclared_tests(metadata: &Value) -> Vec<GuestTest> {
@@ -232,6 +264,22 @@ mod tests {
         ];
         let expected = Program { name: "vmm".into(), path: "/t/vmm".into() };
         assert_eq!(executables(&messages), [expected]);
+    }
+
+    #[test]
+    fn programs_of_their_own_come_before_unit_tests_and_what_they_start_is_none_of_them() {
+        let message = |kind: &str, test: bool, name: &str| {
+            json!({"reason": "compiler-artifact", "manifest_path": "/w/p/Cargo.toml",
+                "target": {"kind": [kind]}, "profile": {"test": test}, "executable": name})
+        };
+        let messages = [
+            message("lib", true, "/t/unit"),
+            message("bin", false, "/t/vmm"),
+            message("test", true, "/t/cli"),
+            json!({"reason": "build-finished"}),
+        ];
+        let program = |path: &str| TestProgram { path: path.into(), package: "/w/p".into() };
+        assert_eq!(test_programs(&messages), [program("/t/cli"), program("/t/unit")]);
     }
 
     #[test]
