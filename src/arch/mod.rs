@@ -46,9 +46,9 @@ pub use boot::BootDataError;
 pub use initrd::InitrdError;
 pub use kernel::KernelError;
 pub use native::{
-    CpuError, Entry, HostCpu, InterruptController, KERNEL_PARAMETERS, LoadedKernel, PLATFORM,
-    SERIAL, configure_vcpu, create_vcpus, layout, load_initrd, load_kernel, memory_regions,
-    power_button, sleeps_forever, virtio_mmio_placement, write_boot_data,
+    CONTAINER_MACHINE, CpuError, Entry, HostCpu, InterruptController, KERNEL_PARAMETERS,
+    LoadedKernel, PLATFORM, SERIAL, configure_vcpu, create_vcpus, layout, load_initrd, load_kernel,
+    memory_regions, power_button, sleeps_forever, virtio_mmio_placement, write_boot_data,
 };
 
 pub use native::{
@@ -121,6 +121,17 @@ pub struct KernelParameters {
     pub without_acpi: &'static [&'static str],
     /// What follows the user's own words, so that a `quiet` among them holds for it already.
     pub last: &'static [&'static str],
+}
+
+/// What the machine of a container has of its architecture.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ContainerMachine {
+    /// How its kernel is entered, where that can be chosen and one way is faster than the usual one.
+    pub boot_protocol: Option<&'static str>,
+    /// Words for its kernel that other machines are not told.
+    pub kernel_parameters: &'static [&'static str],
+    /// Options by which its kernel finds the devices, without the prefix `CONFIG_`.
+    pub discovery: &'static [&'static str],
 }
 
 /// What an exit of the probe's guest means: see [`probe_step`].

@@ -16,6 +16,7 @@ use vmm_image::cpio::{self, Attributes};
 
 use super::paths::make_private;
 use super::{Container, ContainerError, Lock, Network, Paths, Spec};
+use crate::arch::CONTAINER_MACHINE;
 use crate::config::MemorySize;
 
 /// The layer that a container writes to.
@@ -45,17 +46,15 @@ pub(super) fn monitor_arguments(container: &Container) -> Vec<OsString> {
     let mut line = Line::default();
     line.flag("--kernel", &spec.sources.kernel);
     line.flag("--initrd", &spec.sources.initrd);
-    // At its other entry (PVH) Linux looks for a Xen that might be there in all 256 places: an exit for each.
-    line.flag("--boot-protocol", "linux64");
+    if let Some(protocol) = CONTAINER_MACHINE.boot_protocol {
+        line.flag("--boot-protocol", protocol);
+    }
     line.flag("--console", "off");
     // The agent sets the addresses; the kernel would wait for the network first.
     // Nor is there a use for the interface that a built-in driver makes. Mounts and control groups wait for
-    // grace periods, one after the other; with a processor or a few these are had at once. What the kernel says
-    // before it has found its console is said all the same.
-    line.flag(
-        "--append",
-        "ip=off dummy.numdummies=0 rcupdate.rcu_expedited=1 earlycon=uart8250,io,0x3f8",
-    );
+    // grace periods, one after the other; with a processor or a few these are had at once.
+    let own = ["ip=off", "dummy.numdummies=0", "rcupdate.rcu_expedited=1"];
+    line.flag("--append", [&own, CONTAINER_MACHINE.kernel_parameters].concat().join(" "));
     line.flag("--cpus", spec.cpus.count().to_string());
     line.flag("--memory", MemorySize::from_bytes(guest_memory(spec.memory.0)).to_string());
     line.keys("--disk", &[("path", spec.sources.rootfs.as_os_str()), ("readonly", "on".as_ref())]);

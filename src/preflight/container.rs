@@ -7,6 +7,7 @@ use std::path::Path;
 use super::image::Image;
 use super::options::{Options, Setting};
 use super::{Finding, PreflightError, kernel, options, shown};
+use crate::arch::CONTAINER_MACHINE;
 
 /// What a container wants of its kernel beyond what all want.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,8 +45,6 @@ const ALWAYS: [(&str, &str); 22] = [
     ("SECCOMP", "the fence of sockets"),
     ("SECCOMP_FILTER", "the fence of sockets"),
 ];
-/// What finds the devices on x86_64. Kernels of aarch64 have nothing to choose there.
-const X86_64: [(&str, &str); 1] = [("ACPI", "all devices")];
 const WRITABLE: [(&str, &str); 1] = [("EXT4_FS", "what the container writes; or add --read-only")];
 const NETWORK: [(&str, &str); 2] = [
     ("INET", "the network; or add --network none"),
@@ -73,8 +72,9 @@ pub fn check_container(path: &Path, needs: Needs) -> Result<Vec<Finding>, Prefli
 }
 
 fn judge(path: &Path, options: &Options, needs: Needs) -> Result<Vec<Finding>, PreflightError> {
-    let x86_64 = X86_64.iter().filter(|_| ARCH == "x86_64");
-    let wanted = ALWAYS.iter().chain(x86_64).chain(WRITABLE.iter().filter(|_| needs.writable));
+    let discovery: Vec<_> =
+        CONTAINER_MACHINE.discovery.iter().map(|name| (*name, "all devices")).collect();
+    let wanted = ALWAYS.iter().chain(&discovery).chain(WRITABLE.iter().filter(|_| needs.writable));
     let wanted: Vec<_> = wanted.chain(NETWORK.iter().filter(|_| needs.network)).collect();
     let comforts = COMFORTS.iter().filter(|(name, _)| *name != "SMP" || needs.cpus > 1);
     let names = wanted.iter().copied().chain(comforts.clone()).map(|(name, _)| *name);
@@ -119,7 +119,7 @@ mod tests {
     fn recipe() -> String {
         let minimal = include_str!("../../guest-kernels/minimal.config");
         let container = include_str!("../../guest-kernels/container.config");
-        // What the kernel's own rules add, and what only x86_64 has.
+        // What the kernel's own rules add, and what one architecture has.
         format!("{minimal}\n{container}\nCONFIG_ACPI=y\nCONFIG_SECCOMP=y\n")
     }
 

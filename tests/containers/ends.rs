@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::support::process;
 use super::world::{World, eventually, finish, signal};
+use vmm_image::platform::Platform;
 
 /// Nothing of a container goes on unnoticed when the reader of its output is gone: `vmm run ... | head -1`.
 #[test]
@@ -179,16 +180,45 @@ fn image_for_another_platform_is_not_taken_for_the_one_asked_for() {
         let all = [&["run", "--rm", "--network", "none"], flags, &[&name, "exit"]].concat();
         world.vmm(&all).spawn().unwrap()
     };
+    let (host, other) = (Platform::host().to_string(), format!("linux/{}", other_architecture()));
     // For this one it is here.
-    assert_eq!(finish(run(&["--platform", "linux/amd64"])).status, 0);
-    let never = finish(run(&["--platform", "linux/arm64", "--pull", "never"]));
-    assert!(never.err.contains("is for linux/amd64, not for linux/arm64"), "{never:?}");
+    assert_eq!(finish(run(&["--platform", &host])).status, 0);
+    let never = finish(run(&["--platform", &other, "--pull", "never"]));
+    assert!(never.err.contains(&format!("is for {host}, not for {other}")), "{never:?}");
     assert_eq!(never.status, 125);
     // For another one the registry is asked.
-    let client = run(&["--platform", "linux/arm64"]);
+    let client = run(&["--platform", &other]);
     let (socket, _) = registry.accept().unwrap();
     drop((socket, registry));
     let ran = finish(client);
     assert!(ran.status == 125 && ran.err.contains(&name), "{ran:?}");
+    world.assert_clean();
+}
+
+/// An architecture that this machine is not of, in the words of images.
+fn other_architecture() -> &'static str {
+    if Platform::host().architecture == "arm64" { "amd64" } else { "arm64" }
+}
+
+/// It may be in the store, for others to fetch; run it is not.
+#[test]
+fn image_of_another_architecture_is_refused_with_both_platforms() {
+    let world = World::new();
+    let (host, other) = (Platform::host().to_string(), format!("linux/{}", other_architecture()));
+    let layout = super::support::layout::place_for("v3", other_architecture());
+    let mut pull = world.vmm(&["pull", "-q", "--platform", &other, "oci:images", "--name", "app"]);
+    assert_eq!(finish(pull.current_dir(layout.path()).spawn().unwrap()).status, 0);
+    let line = ["run", "--rm", "--network", "none"];
+    for flags in [&[][..], &["--platform", &other, "--pull", "never"]] {
+        let refused = world.run(&[&line, flags, &["app", "exit"]].concat());
+        assert_eq!(refused.status, 125, "{refused:?}");
+        let told = format!("vmm: image app is for {other}, this machine runs images for {host}\n");
+        assert!(refused.err.starts_with(&told), "{refused:?}");
+    }
+    // A file or directory is looked at anew, and has none for this machine.
+    let mut run = world.vmm(&[&line[..], &["oci:images", "exit"]].concat());
+    let refused = finish(run.current_dir(layout.path()).spawn().unwrap());
+    assert_eq!(refused.status, 125, "{refused:?}");
+    assert!(refused.err.contains(&host) && refused.err.contains(&other), "{refused:?}");
     world.assert_clean();
 }

@@ -7,6 +7,7 @@ use std::sync::Once;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
+use vmm_image::platform::Platform;
 
 /// The program `vmm`, with those that it starts beside it.
 pub fn vmm() -> PathBuf {
@@ -28,14 +29,19 @@ fn blob(layout: &Path, media_type: &str, bytes: &[u8]) -> Value {
     json!({"mediaType": media_type, "digest": format!("sha256:{hex}"), "size": bytes.len()})
 }
 
-/// A directory with a layout `images`, in which the image `tag` has one file.
+/// A directory with a layout `images`, in which the image `tag`, which is for this machine, has one file.
 pub fn place(tag: &str) -> TempDir {
+    place_for(tag, &Platform::host().architecture)
+}
+
+/// The same for machines of another architecture, in the words of images.
+pub fn place_for(tag: &str, architecture: &str) -> TempDir {
     let dir = tempfile::tempdir().unwrap();
     let layout = dir.path().join("images");
     let layer =
         blob(&layout, "application/vnd.oci.image.layer.v1.tar", &tar("hello", tag.as_bytes()));
     let config = json!({
-        "os": "linux", "architecture": "amd64", "created": "2024-01-31T12:00:00Z",
+        "os": "linux", "architecture": architecture, "created": "2024-01-31T12:00:00Z",
         "config": {"Cmd": ["/hello"], "Labels": {"\u{1b}[2J": "x"}},
         "rootfs": {"type": "layers", "diff_ids": [layer["digest"]]},
     });

@@ -18,5 +18,7 @@ pub use pure::initrd::load_initrd;
 pub use pure::layout;
 pub use pure::loader::{LoadedKernel, load_kernel};
 pub use pure::memory_map::{memory_regions, virtio_mmio_placement};
-pub use pure::platform::{KERNEL_PARAMETERS, PLATFORM, SERIAL, hypervisor, power_button};
+pub use pure::platform::{
+    CONTAINER_MACHINE, KERNEL_PARAMETERS, PLATFORM, SERIAL, hypervisor, power_button,
+};
 pub use vcpu::{CpuError, HostCpu, configure_vcpu, create_vcpus, sleeps_forever};

@@ -1,7 +1,7 @@
 //! The devices that every aarch64 machine has, and what its kernels are told of them.
 
 use super::layout;
-use crate::arch::{KernelParameters, Location, PlatformDevice, Space};
+use crate::arch::{ContainerMachine, KernelParameters, Location, PlatformDevice, Space};
 
 /// The serial port.
 pub const SERIAL: Location = memory(layout::SERIAL_BASE, layout::SERIAL_SIZE);
@@ -23,6 +23,10 @@ pub const KERNEL_PARAMETERS: KernelParameters = KernelParameters {
     without_acpi: &[],
     last: &[EARLY],
 };
+
+/// The machine of a container: there is one way into a kernel, which finds its devices in the device tree.
+pub const CONTAINER_MACHINE: ContainerMachine =
+    ContainerMachine { boot_protocol: None, kernel_parameters: &[], discovery: &[] };
 
 const fn memory(base: u64, size: u64) -> Location {
     Location { space: Space::Memory, base, size }

@@ -25,7 +25,9 @@ pub use boot_data::{Entry, write_boot_data};
 pub use initrd::load_initrd;
 pub use loader::{LoadedKernel, load_kernel};
 pub use memory_map::{memory_regions, virtio_mmio_placement};
-pub use platform::{KERNEL_PARAMETERS, PLATFORM, SERIAL, hypervisor, power_button};
+pub use platform::{
+    CONTAINER_MACHINE, KERNEL_PARAMETERS, PLATFORM, SERIAL, hypervisor, power_button,
+};
 pub use probe::{
     PROBE_CODE, PROBE_ROUND_LEN, PROBE_ROUNDS, PROBE_START, configure_probe, probe_step,
 };

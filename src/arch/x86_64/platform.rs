@@ -1,7 +1,7 @@
 //! The devices that every x86_64 machine has, and what its kernels are told of them.
 
 use super::layout;
-use crate::arch::{KernelParameters, Location, PlatformDevice, Space};
+use crate::arch::{ContainerMachine, KernelParameters, Location, PlatformDevice, Space};
 
 /// The first serial port.
 pub const SERIAL: Location = ports(layout::SERIAL_PORT, layout::SERIAL_PORT_COUNT as u64);
@@ -18,12 +18,23 @@ pub const PLATFORM: &[(PlatformDevice, Location)] = &[
     (PlatformDevice::PanicNotifier, ports(layout::PVPANIC_PORT, 1)),
 ];
 
+/// Where early messages go: what a kernel says before it has found its console is said all the same.
+const EARLY: &str = "earlycon=uart8250,io,0x3f8";
+
 /// What the default command line says.
 pub const KERNEL_PARAMETERS: KernelParameters = KernelParameters {
     serial_console: &["console=ttyS0"],
-    virtio_console: &["earlycon=uart8250,io,0x3f8", "console=hvc0"],
+    virtio_console: &[EARLY, "console=hvc0"],
     without_acpi: &["acpi=off"],
     last: &[],
+};
+
+/// The machine of a container.
+pub const CONTAINER_MACHINE: ContainerMachine = ContainerMachine {
+    // At its other entry (PVH) Linux looks for a Xen that might be there in all 256 places: an exit for each.
+    boot_protocol: Some("linux64"),
+    kernel_parameters: &[EARLY],
+    discovery: &["ACPI"],
 };
 
 const fn ports(base: u16, size: u64) -> Location {

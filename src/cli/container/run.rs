@@ -13,7 +13,7 @@ use serde::Serialize;
 use vmm_image::client::{self, Pull};
 use vmm_image::digest::Digest;
 use vmm_image::reference::Reference;
-use vmm_image::store::{ImageRecord, Store, StoreError, StorePaths, check_rootfs};
+use vmm_image::store::{ImageRecord, Store, StoreError, StorePaths, check_platform, check_rootfs};
 
 use super::super::output::unwritten;
 use super::super::{Exit, report};
@@ -45,6 +45,7 @@ pub(in super::super) fn run(mut options: RunOptions, began: Moment) -> anyhow::R
         let (own, wanted) = (image.config.platform(), options.platform.clone().unwrap_or_default());
         bail!("image {} is for {own}, not for {wanted}", options.image());
     }
+    check_platform(&image, options.image())?;
     let kernel = match &options.kernel {
         Some(path) => std::env::current_dir()?.join(path),
         None => kernel::find()?,

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use vmm_image::client::{self, Pull};
-use vmm_image::store::{ImageRecord, Store, StorePaths, check_rootfs};
+use vmm_image::store::{ImageRecord, Store, StorePaths, check_platform, check_rootfs};
 
 use crate::fingerprint::Kvm;
 use crate::workload::Workload;
@@ -29,6 +29,7 @@ pub(super) fn image(store: &Store, text: &str, quiet: bool) -> Result<ImageRecor
             found.context("the image that was pulled is gone")?
         }
     };
+    check_platform(&image, text)?;
     check_rootfs(&image)?;
     Ok(image)
 }

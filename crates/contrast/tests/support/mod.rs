@@ -11,6 +11,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 use vmm_image::config::ImageConfig;
 use vmm_image::digest::Digest;
+use vmm_image::platform::Platform;
 use vmm_image::reference::Reference;
 use vmm_image::rootfs::{Layer, Limits, build};
 use vmm_image::store::{NewNames, Record, RootfsName, Store, StorePaths, digest_of};
@@ -66,7 +67,7 @@ impl World {
         let layer = Layer { compressed: &tar[..], diff_id };
         let size = build([Ok(layer)], &Limits::default(), &file).unwrap().bytes;
         let id: Digest = digest_of(name.as_bytes());
-        let (architecture, os) = ("amd64".to_owned(), "linux".to_owned());
+        let Platform { architecture, os, .. } = Platform::host();
         let cmd = vec!["/file".to_owned()];
         let config = ImageConfig { cmd, architecture, os, ..ImageConfig::default() };
         let (created, blobs, version) = (None, vec![], Record::VERSION);

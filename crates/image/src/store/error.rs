@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
+use crate::platform::Platform;
 use crate::reference::ReferenceError;
 
 /// Why the store cannot be used, or has not got what is asked for.
@@ -40,6 +41,14 @@ pub enum StoreError {
         /// What is wrong with it.
         why: String,
     },
+    /// The image is for other machines than this one.
+    #[error("image {image} is for {}, this machine runs images for {}", platforms.0, platforms.1)]
+    Platform {
+        /// The image, as it was asked for.
+        image: String,
+        /// What the image is for, and what this machine is.
+        platforms: Box<(Platform, Platform)>,
+    },
     /// There is no image of this name or ID.
     #[error("no image `{0}`")]
     NotFound(String),
@@ -73,6 +82,9 @@ impl StoreError {
             Self::Relative(_) => "set VMM_DATA to an absolute path",
             Self::Foreign { .. } => "use a directory of your own: set VMM_DATA",
             Self::Damaged { .. } => "remove that file and pull the image again",
+            Self::Platform { .. } => {
+                "vmm pull --platform fetches an image for this machine, where its maker offers one"
+            }
             Self::NotFound(_) => "vmm images lists what is here, vmm pull fetches an image",
             Self::Ambiguous(_) => "give more digits of the ID",
             Self::InUse { .. } => "remove the container first, or use --force",

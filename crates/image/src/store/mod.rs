@@ -39,6 +39,7 @@ pub use remove::{DiskUsage, Prune, Removed, Roots, Usage};
 pub use unfinished::Unfinished;
 
 use crate::digest::Digest;
+use crate::platform::Platform;
 use crate::reference::{Local, Reference};
 use record::Names;
 
@@ -200,6 +201,19 @@ fn source_name(local: &Local) -> String {
 
 fn is_hex(text: &str) -> bool {
     !text.is_empty() && text.len() <= 64 && text.bytes().all(|c| c.is_ascii_hexdigit())
+}
+
+/// Whether `image`, which was asked for as `asked`, is for this machine.
+///
+/// # Errors
+///
+/// [`StoreError::Platform`]: its programs are those of another processor or operating system.
+pub fn check_platform(image: &ImageRecord, asked: &str) -> Result<(), StoreError> {
+    let (own, host) = (image.config.platform(), Platform::host());
+    if own.suits(&host) {
+        return Ok(());
+    }
+    Err(StoreError::Platform { image: asked.to_owned(), platforms: Box::new((own, host)) })
 }
 
 /// Whether the file system of `image` is whole, as far as its size says.

@@ -86,6 +86,25 @@ fn name_that_moves_leaves_the_other_image_without_one() {
     assert_eq!(names, [0, 1]);
 }
 
+#[test]
+fn image_for_another_machine_is_told_with_both_platforms() {
+    let Fixture { store, .. } = fixture();
+    let mut image = add(&store, 1, &["app"]);
+    let host = Platform::host();
+    let other = if host.architecture == "arm64" { "amd64" } else { "arm64" };
+    image.config.os = "linux".into();
+    image.config.architecture = host.architecture.clone();
+    image.config.variant = Some("v8".into());
+    check_platform(&image, "app").unwrap();
+    image.config.architecture = other.into();
+    let error = check_platform(&image, "app").expect_err("of another processor");
+    let expected = format!("app is for linux/{other}/v8, this machine runs images for {host}");
+    assert!(error.to_string().contains(&expected), "{error}");
+    assert!(error.hint().is_some());
+    image.config = crate::config::ImageConfig::default();
+    check_platform(&image, "app").expect_err("it does not say");
+}
+
 /// P2: files that a crash or a hand has torn are an error that names them, never another image.
 #[test]
 fn torn_files_are_named_and_never_believed() {
