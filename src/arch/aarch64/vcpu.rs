@@ -132,7 +132,7 @@ const PSTATE: u64 = 33;
 /// Sets the core register at `position`.
 pub(super) fn set(vcpu: &VcpuFd, position: u64, value: u64) -> Result<(), kvm_ioctls::Error> {
     // KVM counts in words of 32 bits.
-    let id = KVM_REG_ARM64 | KVM_REG_SIZE_U64 | u64::from(KVM_REG_ARM_CORE) | position * 2;
+    let id = KVM_REG_ARM64 | KVM_REG_SIZE_U64 | u64::from(KVM_REG_ARM_CORE) | (position * 2);
     vcpu.set_one_reg(id, &value.to_le_bytes()).map(drop)
 }
 
