@@ -34,6 +34,21 @@ mod native;
 #[cfg(not(any(target_arch = "aarch64", target_arch = "x86_64")))]
 compile_error!("this architecture is not supported: src/arch has no module for it");
 
+/// Of two groups of items, the one for the architecture that this is built for. For tests beside this library, which
+/// differ where machines do.
+#[cfg(target_arch = "aarch64")]
+#[macro_export]
+macro_rules! by_architecture {
+    (aarch64 { $($items:tt)* } x86_64 { $($others:tt)* }) => { $($items)* };
+}
+/// Of two groups of items, the one for the architecture that this is built for. For tests beside this library, which
+/// differ where machines do.
+#[cfg(target_arch = "x86_64")]
+#[macro_export]
+macro_rules! by_architecture {
+    (aarch64 { $($others:tt)* } x86_64 { $($items:tt)* }) => { $($items)* };
+}
+
 /// What of another architecture asks nothing of KVM, for its tests, which run on any machine.
 #[cfg(all(test, not(target_arch = "aarch64")))]
 #[expect(dead_code, unreachable_pub, reason = "it is used, and public, on its own architecture")]

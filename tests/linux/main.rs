@@ -6,8 +6,6 @@
 #![expect(clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 #![expect(unreachable_pub, reason = "a program has no users but its own modules")]
 
-#[cfg(target_arch = "aarch64")]
-mod aarch64;
 mod agent;
 mod balloon;
 mod block;
@@ -17,7 +15,11 @@ mod containers;
 mod ends;
 mod guest;
 mod net;
+mod package;
 mod user_net;
 mod vsock;
-#[cfg(target_arch = "x86_64")]
-mod x86_64;
+
+vmm::by_architecture! {
+    aarch64 { mod aarch64; }
+    x86_64 { mod x86_64; }
+}

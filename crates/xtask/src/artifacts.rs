@@ -18,7 +18,7 @@ use crate::{image, images, kernel, rootfs};
 /// The flavours of our own guest kernels.
 pub(crate) const FLAVOURS: &[&str] = &["minimal", "container"];
 
-/// A file and the path at which it is offered, relative to `/srv/vmm`.
+/// A file and the path at which it is offered: in an emulated host below `/srv/vmm`.
 #[derive(Clone, Debug)]
 pub(crate) struct Artifact {
     path: String,
@@ -108,13 +108,14 @@ impl Artifact {
         &self.source
     }
 
-    /// Where the file is below `/srv/vmm`.
+    /// Where the file is offered.
     pub(crate) fn path(&self) -> &str {
         &self.path
     }
 }
 
-fn artifact(path: &str, source: PathBuf) -> Artifact {
+/// The file `source`, offered at `path`.
+pub(crate) fn artifact(path: &str, source: PathBuf) -> Artifact {
     Artifact { path: path.to_owned(), source }
 }
 
@@ -135,14 +136,20 @@ pub(crate) fn files(path: &str, source: PathBuf) -> Result<Vec<Artifact>> {
 }
 
 /// Tells a file from any other and from what it was before, without reading all of it.
-fn identity(file: &Path) -> Result<String> {
+///
+/// # Errors
+/// There is no such file.
+pub(crate) fn identity(file: &Path) -> Result<String> {
     let metadata = fs::metadata(file).with_context(|| format!("look at {}", file.display()))?;
     let (seconds, nanoseconds) = (metadata.mtime(), metadata.mtime_nsec());
     Ok(format!("{} {} {seconds}.{nanoseconds:09}", file.display(), metadata.len()))
 }
 
 /// Makes `source` appear at `target`; returns the bytes it takes on the disk.
-fn place(source: &Path, target: &Path) -> Result<u64> {
+///
+/// # Errors
+/// It cannot be read or written.
+pub(crate) fn place(source: &Path, target: &Path) -> Result<u64> {
     fs::create_dir_all(target.parent().unwrap_or(target))?;
     if fs::hard_link(source, target).is_err() {
         fs::copy(source, target).with_context(|| format!("copy {}", source.display()))?;

@@ -4,6 +4,9 @@
 mod lesson;
 mod tables;
 
+use std::path::Path;
+use std::{fs, io};
+
 use anyhow::{Context, Result, ensure};
 use clap::{Args, ValueEnum};
 
@@ -34,7 +37,7 @@ enum Part {
 /// Something cannot be built, measured or written.
 pub(crate) fn run(arguments: &DocsArgs) -> Result<()> {
     if arguments.part != Some(Part::Lesson) {
-        reference()?;
+        reference(&workspace::root().join("target/docs"))?;
     }
     if arguments.part != Some(Part::Reference) {
         lesson::write(arguments.measured)?;
@@ -42,11 +45,17 @@ pub(crate) fn run(arguments: &DocsArgs) -> Result<()> {
     Ok(())
 }
 
-fn reference() -> Result<()> {
-    let directory = workspace::root().join("target/docs");
+/// Writes man pages and shell completions into `directory`, which has nothing else afterwards.
+///
+/// # Errors
+/// They cannot be made or written.
+pub(crate) fn reference(directory: &Path) -> Result<()> {
+    if directory.exists() {
+        fs::remove_dir_all(directory).with_context(|| format!("remove {}", directory.display()))?;
+    }
     let mut cargo = workspace::cargo();
     cargo.args(["run", "--quiet", "--package", "vmm", "--example", "reference", "--"]);
-    cargo.arg(&directory);
+    cargo.arg(directory).stdout(io::stderr());
     let line = command::describe(&cargo);
     let status = cargo.status().with_context(|| format!("start `{line}`"))?;
     ensure!(status.success(), "`{line}` failed ({status})");

@@ -8,6 +8,7 @@ mod cache;
 mod check;
 mod command;
 mod cross;
+mod deb;
 mod debian;
 mod demo;
 mod docs;
@@ -94,6 +95,12 @@ enum Top {
     ///   cargo xtask check --arch aarch64
     #[command(verbatim_doc_comment)]
     Check(check::CheckArgs),
+    /// Make the Debian package and print where it is
+    ///
+    /// Programs, guest kernels, pages. Example:
+    ///   cargo xtask deb --arch aarch64
+    #[command(verbatim_doc_comment)]
+    Deb(deb::DebArgs),
     /// Build guest kernels and print where they are
     Kernel(kernel::KernelArgs),
     /// Count the instructions of a guest kernel from its entry to its first process
@@ -217,6 +224,7 @@ fn run(command: Top) -> Result<i32> {
         Top::Fuzz(arguments) => fuzz::run(&arguments).map(|()| 0),
         Top::BenchInside(arguments) => bench::run_inside(arguments).map(|()| 0),
         Top::Check(arguments) => check::run(&arguments).map(|()| 0),
+        Top::Deb(arguments) => deb::run(&arguments).map(|()| 0),
         Top::Kernel(arguments) => kernel::run(&arguments).map(|()| 0),
         Top::Icount(arguments) => icount::run(&arguments).map(|()| 0),
         Top::Rootfs(RootfsArgs { arch }) => build_rootfs(arch).map(|()| 0),

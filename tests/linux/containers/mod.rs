@@ -35,3 +35,5 @@ mod terminals;
 mod timing;
 mod users;
 mod world;
+
+pub use world::World;

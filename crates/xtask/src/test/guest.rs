@@ -11,13 +11,17 @@ use anyhow::{Result, anyhow, ensure};
 
 use super::draw::{Stack, turns};
 use crate::arch::Arch;
+use crate::cache::Cache;
 use crate::host::Job;
 use crate::totals::{Counter, Totals};
 use crate::workspace::{self, Profile, Program};
-use crate::{artifacts, command, packages};
+use crate::{artifacts, command, deb, packages};
 
 /// Where the test programs lie in the emulated host.
 const PROGRAMS: &str = "/srv/tests";
+
+/// Where the Debian package lies there.
+const PACKAGE: &str = "/srv/vmm.deb";
 
 /// What unit tests read of this workspace: the first inputs of the fuzz targets, one of them by way of a
 /// package's directory. It appears in the host at the paths that it has here.
@@ -155,6 +159,7 @@ fn job(arch: Arch, programs: Vec<Program>) -> Result<Job> {
         add_what_unit_tests_need(&mut job)?;
     }
     artifacts::equip(&mut job, Profile::Release)?;
+    job.copy.push((deb::ensure(&Cache::of_user()?, arch)?, PACKAGE.into()));
     job.memory_mib = MEMORY_MIB;
     job.timeout = Some(TIMEOUT);
     job.environment.push(("RUST_BACKTRACE".into(), "1".into()));
