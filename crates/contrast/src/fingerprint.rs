@@ -63,8 +63,8 @@ impl Fingerprint {
         let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
         let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
         let (mode, hypervisor) = kvm.map(|kvm| (kvm.mode, kvm.hypervisor)).unzip();
-        let (software, hypervisor) = (mode.as_deref() == Some("software"), hypervisor.flatten());
-        let virtualisation = Virtualisation::find(&cpuinfo, hypervisor.as_deref(), software);
+        let hypervisor = hypervisor.flatten();
+        let virtualisation = Virtualisation::find(&cpuinfo, hypervisor.as_deref(), mode.as_deref());
         Self {
             cpu: value(&cpuinfo, "model name"),
             cpus: std::thread::available_parallelism().map_or(1, usize::from),

@@ -19,17 +19,19 @@ pub enum Virtualisation {
 }
 
 impl Virtualisation {
-    /// Finds it in /proc/cpuinfo, by what the hypervisor calls itself, and by whether KVM is a program.
-    pub(crate) fn find(cpuinfo: &str, hypervisor: Option<&str>, software: bool) -> Self {
+    /// Finds it in /proc/cpuinfo, by what the hypervisor calls itself, and by who executes guests of KVM, if there
+    /// is one: `hardware` or `software`.
+    pub(crate) fn find(cpuinfo: &str, hypervisor: Option<&str>, kvm: Option<&str>) -> Self {
         let has = |flag: &str| {
             let flags = cpuinfo.lines().find(|line| line.starts_with("flags"));
             flags.is_some_and(|flags| flags.split_whitespace().any(|own| own == flag))
         };
         match (has("hypervisor"), hypervisor) {
             (_, Some(EMULATOR)) => Self::Emulated,
-            _ if software => Self::SoftwareVirtualised,
+            (_, Some(MACHINE)) if cpuinfo.lines().any(is_emulated_timer) => Self::Emulated,
+            _ if kvm == Some("software") => Self::SoftwareVirtualised,
             (false, None) => Self::Hardware,
-            _ if has("vmx") || has("svm") => Self::Nested,
+            _ if has("vmx") || has("svm") || kvm == Some("hardware") => Self::Nested,
             _ => Self::Virtual,
         }
     }
@@ -57,8 +59,18 @@ impl Virtualisation {
     }
 }
 
-/// What QEMU's emulator calls itself.
+/// What QEMU's emulator calls itself on x86_64.
 const EMULATOR: &str = "TCGTCGTCGTCG";
+
+/// How device trees name virtual machines of aarch64, whatever executes their instructions.
+const MACHINE: &str = "linux,dummy-virt";
+
+/// Whether a line of /proc/cpuinfo tells of the timer that QEMU's emulator has on aarch64: 62.5 MHz, which Linux shows
+/// doubled. A processor that executes the machine's instructions itself has a timer of its own.
+fn is_emulated_timer(line: &str) -> bool {
+    let pair = line.split_once(':').map(|(key, value)| (key.trim(), value.trim()));
+    pair == Some(("BogoMIPS", "125.00"))
+}
 
 #[cfg(test)]
 mod tests {
@@ -66,16 +78,23 @@ mod tests {
 
     #[test]
     fn hosts_are_told_apart() {
-        let find = |flags: &str, hypervisor, software| {
-            Virtualisation::find(&format!("flags : {flags}"), hypervisor, software)
+        let find = |flags: &str, hypervisor, kvm| {
+            Virtualisation::find(&format!("flags : {flags}"), hypervisor, kvm)
         };
-        assert_eq!(find("fpu vmx", None, false), Virtualisation::Hardware);
-        assert_eq!(find("fpu hypervisorx", None, true), Virtualisation::SoftwareVirtualised);
+        let (hardware, software) = (Some("hardware"), Some("software"));
+        assert_eq!(find("fpu vmx", None, hardware), Virtualisation::Hardware);
+        assert_eq!(find("fpu hypervisorx", None, software), Virtualisation::SoftwareVirtualised);
         let kvm = Some("KVMKVMKVM");
-        assert_eq!(find("fpu hypervisor svm", kvm, false), Virtualisation::Nested);
-        assert_eq!(find("fpu hypervisor", None, false), Virtualisation::Virtual);
-        assert_eq!(find("", Some("linux,dummy-virt"), false), Virtualisation::Virtual);
-        assert_eq!(find("hypervisor svm", Some(EMULATOR), true), Virtualisation::Emulated);
+        assert_eq!(find("fpu hypervisor svm", kvm, None), Virtualisation::Nested);
+        assert_eq!(find("fpu hypervisor", None, None), Virtualisation::Virtual);
+        assert_eq!(find("hypervisor svm", Some(EMULATOR), software), Virtualisation::Emulated);
+        let arm = |mips: &str, hypervisor, kvm| {
+            Virtualisation::find(&format!("BogoMIPS\t: {mips}\n"), hypervisor, kvm)
+        };
+        assert_eq!(arm("125.00", None, hardware), Virtualisation::Hardware);
+        assert_eq!(arm("50.00", Some(MACHINE), None), Virtualisation::Virtual);
+        assert_eq!(arm("50.00", Some(MACHINE), hardware), Virtualisation::Nested);
+        assert_eq!(arm("125.00", Some(MACHINE), hardware), Virtualisation::Emulated);
         assert!(Virtualisation::Emulated.caveat().unwrap().contains("emulated"));
         assert_eq!(Virtualisation::Nested.caveat(), None);
     }

@@ -35,8 +35,11 @@ pub(super) fn vmm_minimal(setting: &Setting<'_>) -> Result<Box<dyn Arm>, Absent>
     open("vmm-minimal", Monitor::Vmm, super::find_vmm()?, setting)
 }
 
-/// QEMU.
+/// QEMU, whose smallest machine is one of x86_64.
 pub(super) fn qemu_microvm(setting: &Setting<'_>) -> Result<Box<dyn Arm>, Absent> {
+    if std::env::consts::ARCH != "x86_64" {
+        return Err(Absent("QEMU has its microvm machine on x86_64 alone".to_owned()));
+    }
     foreign("qemu-microvm", Monitor::QemuMicrovm, setting)
 }
 
