@@ -48,6 +48,28 @@ fn missing_kernel_is_told() {
     world.assert_nothing_left();
 }
 
+/// By what its first bytes say, in one line with both architectures.
+#[test]
+fn kernel_of_another_architecture_is_told() {
+    let world = World::new();
+    let mut kernel = vec![0; 4096];
+    let own = std::env::consts::ARCH;
+    let other = if own == "aarch64" {
+        // An ELF file of 64 bits for machine 62.
+        kernel[..7].copy_from_slice(b"\x7fELF\x02\x01\x01");
+        kernel[16..20].copy_from_slice(&[2, 0, 62, 0]);
+        "an ELF file for x86_64"
+    } else {
+        kernel[0x38..0x3c].copy_from_slice(b"ARM\x64");
+        "an aarch64 Image"
+    };
+    let path = world.data().join("kernel");
+    fs::write(&path, kernel).expect("file");
+    let wrong = run(world.vmm(&LINE).env("VMM_KERNEL", &path), b"");
+    assert_told(&wrong, &[&format!("{} is {other}, this machine is {own}", path.display())]);
+    assert_eq!(world.left().len(), 0);
+}
+
 /// The minimal kernel can boot, and says in itself what it cannot.
 #[test]
 fn what_a_kernel_lacks_for_containers_is_told_before_it_boots() {

@@ -62,6 +62,19 @@ while True:
     own.sendto(data.upper(), peer)
 ";
 
+#[test]
+fn published_port_of_the_smallest_image_answers() {
+    connect_host();
+    let world = World::new();
+    let serve = "echo from a container > /tmp/page; exec httpd -f -p 80 -h /tmp";
+    let line = ["run", "-d", "--name", "web", "-p", "8081:80", "busybox", "sh", "-c", serve];
+    world.ok(&line);
+    let answer = fetch(8081, "/page");
+    assert!(answer.ends_with("from a container\n"), "{answer}");
+    world.ok(&["rm", "-f", "web"]);
+    world.assert_nothing_left();
+}
+
 /// From this host by its address in a network, as from other hosts.
 #[test]
 fn datagrams_reach_a_published_port_and_are_answered() {

@@ -5,10 +5,36 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::{Value, json};
+use vmm_image::platform::Platform;
 
 use super::registry;
 use super::world::{World, run};
 use crate::guest::artifact;
+
+/// Runs a shell's `script` in a container of `image`; how it ended and what it printed.
+fn shell(world: &World, image: &str, script: &str) -> (i32, String) {
+    let ran = world.run(&["run", "--rm", "--network", "none", image, "sh", "-c", script]);
+    assert_eq!(ran.err(), "", "{image}");
+    (ran.status, ran.out())
+}
+
+#[test]
+fn smallest_image_runs_and_ends_as_its_command() {
+    let world = World::new();
+    let seen = shell(&world, "busybox", "uname -m; cat /proc/1/comm; exit 7");
+    assert_eq!(seen, (7, format!("{}\nsh\n", std::env::consts::ARCH)));
+    world.assert_nothing_left();
+}
+
+/// Programs with an interpreter of their own, and their libraries.
+#[test]
+fn image_of_a_distribution_runs_its_own_programs() {
+    let world = World::new();
+    let script =
+        ". /etc/os-release; echo $ID; dpkg --print-architecture; perl -e 'print 6 * 7'; exit 3";
+    let architecture = Platform::host().architecture;
+    assert_eq!(shell(&world, "debian", script), (3, format!("debian\n{architecture}\n42")));
+}
 
 /// The image that a Dockerfile made has an entry point of its own, which shows what it was given.
 #[test]
