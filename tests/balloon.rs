@@ -5,10 +5,12 @@ mod support;
 use std::time::Duration;
 
 use support::driver::{CONFIG_CHANGE, Outcome, place};
+use support::machine::{INTERRUPT_CONTROLLERS, RAM, WINDOWS};
 use support::process;
 use support::ring::{Desc, Ring, chained};
 use support::script::{Script, Slot, Width};
-use support::subject::{BALLOON, BUFFER, Everything, RING, SPARE};
+use support::subject::{BALLOON, BUFFER, Everything, RING, SPARE, TOP};
+use support::vmm::MEMORY;
 
 const STATS_VQ: u64 = 1 << 1;
 const PAGE_REPORTING: u64 = 1 << 5;
@@ -104,8 +106,9 @@ fn memory_given_back_leaves_the_monitor_and_only_that() {
 fn page_numbers_that_are_no_memory_are_ignored() {
     let mut script = Script::new();
     script.fill(SPARE, 3 * PAGE, POISON);
-    let nowhere = [32 << 20, 0xd000_0000, 0xfec0_0000, 0xfee0_0000, 0xffff_ffff << 12, 4 << 30];
-    let named = nowhere.into_iter().chain([SPARE + PAGE, SPARE + PAGE]).chain(nowhere);
+    let nowhere = [TOP, WINDOWS, INTERRUPT_CONTROLLERS[0], INTERRUPT_CONTROLLERS[1]];
+    let nowhere = nowhere.into_iter().chain([0xffff_ffff << 12, 4 << 30]);
+    let named = nowhere.clone().chain([SPARE + PAGE, SPARE + PAGE]).chain(nowhere);
     let outcome = inflate(&mut script, named);
     let pages = [0, 1, 2].map(|page| look(&mut script, SPARE + page * PAGE));
     let works = BALLOON.works(&mut script);
@@ -143,7 +146,7 @@ fn guest_that_gives_itself_away_is_its_own_loss() {
     let mut script = Script::new();
     script.value(Width::B1, 1);
     script.flush();
-    offer(&mut script, REPORTING, &[Desc::writable(0, 32 << 20)], 1);
+    offer(&mut script, REPORTING, &[Desc::writable(RAM, MEMORY as u32)], 1);
     let everything = Everything::new();
     let mut machine = everything.vmm(&script.then_idle()).spawn();
     machine.wait_for_output(1);
@@ -191,8 +194,8 @@ fn requests_of_a_wrong_form_break_the_balloon_alone() {
         (STATISTICS, vec![Desc::writable(BUFFER, 10)]),
         (REPORTING, vec![Desc::readable(SPARE, 4096)]),
         (REPORTING, vec![Desc::readable(SPARE, 4096), Desc::writable(SPARE, 4096)]),
-        (REPORTING, vec![Desc::writable(SPARE, 4096), Desc::writable((32 << 20) - 4096, 8192)]),
-        (REPORTING, vec![Desc::writable(0xd000_0000, 4096)]),
+        (REPORTING, vec![Desc::writable(SPARE, 4096), Desc::writable(TOP - 4096, 8192)]),
+        (REPORTING, vec![Desc::writable(WINDOWS, 4096)]),
     ];
     let mut script = Script::new();
     script.fill(SPARE, PAGE, POISON);

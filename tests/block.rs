@@ -99,8 +99,8 @@ fn data_of_impossible_size_reports_ioerr() {
                 asked.push(ask(script, kind, 0, len));
             }
             let big = match kind {
-                READ => Desc::writable(0x80_0000, 0x80_0000),
-                _ => Desc::readable(0x80_0000, 0x80_0000),
+                READ => Desc::writable(DATA, 0x80_0000),
+                _ => Desc::readable(DATA, 0x80_0000),
             };
             let mut parts = vec![big; 63];
             parts[0] = Desc::readable(HEADER, 16);

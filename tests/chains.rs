@@ -5,12 +5,12 @@ mod support;
 
 use support::case::{Broken, Case, Either, Returned, SIZE, perform, ring};
 use support::driver::{F_INDIRECT, Outcome, place};
+use support::machine::{INTERRUPT_CONTROLLERS, RAM, WINDOWS};
 use support::ring::{Desc, INDIRECT, NEXT, Ring, chained, table};
 use support::script::{Script, Slot};
 use support::subject::{
-    BLOCK, BUFFER, Everything, RING, RNG, SPARE, on_every_device, on_every_device_with_memory,
+    BLOCK, BUFFER, Everything, RING, RNG, SPARE, TOP, on_every_device, on_every_device_with_memory,
 };
-use support::vmm::MEMORY;
 
 /// Q1.
 #[test]
@@ -78,20 +78,20 @@ fn buffers_outside_memory_break_the_device() {
             let mut request = subject.request();
             let last = request.len() - 1;
             request[last.min(1)].addr = address;
-            Case::chain(what, &request, if address == 0 { Returned(1) } else { Either })
+            Case::chain(what, &request, if address == RAM { Returned(1) } else { Either })
         };
         vec![
-            at(MEMORY),
-            at(MEMORY - 1),
-            at(MEMORY - 63),
+            at(TOP),
+            at(TOP - 1),
+            at(TOP - 63),
             at(0xc000_0000),
-            at(0xd000_0000),
-            at(0xfee0_0000),
+            at(WINDOWS),
+            at(INTERRUPT_CONTROLLERS[1]),
             at(1 << 32),
             at(1 << 63),
             at(u64::MAX),
             at(u64::MAX - 63),
-            own("buffer at 0", 0),
+            own("buffer where memory begins", RAM),
             own("buffer in the descriptor table", ring().desc),
             own("buffer in the available ring", ring().avail),
             own("buffer in the used ring", ring().used),
@@ -145,7 +145,7 @@ fn lengths_that_wrap_together_break_the_device() {
     on_every_device_with_memory(
         "128M",
         |subject, script| {
-            let mut parts = vec![subject.buffer(0x10_0000, LENGTH); COUNT.into()];
+            let mut parts = vec![subject.buffer(RAM + 0x10_0000, LENGTH); COUNT.into()];
             parts[0].len += 64;
             let contents = big.contents().descriptors(0, &chained(&parts)).available(&[0]);
             let case = Case::new("sum of lengths", &contents, Broken).on(big);
@@ -228,13 +228,8 @@ fn indirect_descriptors_follow_the_rules_or_break_the_device() {
             to("table of 4 GiB", sized(u32::MAX), request.clone(), Broken),
             to("loop in the table", Desc::indirect(SPARE, 2), looped, Broken),
             to("next beyond the table", Desc::indirect(SPARE, 4), beyond, Broken),
-            to("table outside memory", Desc::indirect(MEMORY, count), request.clone(), Broken),
-            to(
-                "table across the end of memory",
-                Desc::indirect(MEMORY - 8, count),
-                request,
-                Broken,
-            ),
+            to("table outside memory", Desc::indirect(TOP, count), request.clone(), Broken),
+            to("table across the end of memory", Desc::indirect(TOP - 8, count), request, Broken),
             behind_a_part.with_features(F_INDIRECT).with_memory(SPARE, table(&[part])),
         ]
     });

@@ -10,6 +10,7 @@ use rustix::process::Signal;
 
 use support::driver::{CONFIG_CHANGE, Device, place, reg};
 use support::fuse::{Faults, Fuse};
+use support::machine::RAM;
 use support::request::{
     Asked, DATA, F_FLUSH, FLUSH, HEADER, IOERR, OK, READ, STATUS, WRITE, ask, header, post, send,
 };
@@ -25,7 +26,7 @@ const IO_URING: &str = ",engine=io_uring,readonly=on";
 /// How long a machine with a hung disk may take to end.
 const AT_MOST: Duration = Duration::from_secs(1);
 /// A queue at another place than the one of the request that works.
-const OTHER_RING: u64 = 0x60_0000;
+const OTHER_RING: u64 = RAM + 0x60_0000;
 
 fn image() -> Vec<u8> {
     vec![FILLING; DISK as usize]

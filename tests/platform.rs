@@ -3,7 +3,7 @@
 
 mod support;
 
-use support::driver::WINDOWS;
+use support::machine::WINDOWS;
 use support::script::{Script, Slot, Span, Sweep, Width};
 use support::vmm::{MEMORY, Vmm};
 

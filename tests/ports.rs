@@ -12,6 +12,7 @@ use std::thread::{sleep, spawn};
 use std::time::Duration;
 
 use support::driver::{Device, F_VERSION_1, place};
+use support::machine::RAM;
 use support::ring::{Desc, Ring};
 use support::script::Script;
 use support::subject::{BUFFER, CONSOLE, Everything, RING, SPARE};
@@ -143,7 +144,7 @@ fn flood_of_a_client_waits_outside_while_the_guest_gives_no_buffers() {
 #[test]
 fn client_that_does_not_read_keeps_nobody_awake_and_misses_nothing() {
     const LEN: u32 = 4 << 20;
-    const DATA: u64 = 0xa0_0000;
+    const DATA: u64 = RAM + 0xa0_0000;
     let (mut machine, _dir, path) = with_port(|script| {
         script.fill(DATA, LEN.into(), u64::from_ne_bytes([b'x'; 8]));
         let chain = [Desc::readable(DATA, LEN)];

@@ -7,10 +7,10 @@ use support::case::{Broken, Case, Either, Returned, SIZE, perform, ring};
 use support::driver::{
     F_EVENT_IDX, F_VERSION_1, FAILED, Outcome, RUNNING, USED_BUFFER, place, reg,
 };
+use support::machine::WINDOWS;
 use support::ring::Ring;
 use support::script::{Script, Span, Width};
-use support::subject::{BUFFER, Everything, NET, RING, RNG, SUBJECTS, Works, on_every_device};
-use support::vmm::MEMORY;
+use support::subject::{BUFFER, Everything, NET, RING, RNG, SUBJECTS, TOP, Works, on_every_device};
 
 /// Q6.
 #[test]
@@ -225,18 +225,18 @@ fn rings_of_wrong_size_or_place_break_the_device() {
             on("descriptors at 8", Ring { desc: RING + 8, ..ring() }),
             on("available ring at an odd address", Ring { avail: ring().avail + 1, ..ring() }),
             on("used ring at 2", Ring { used: ring().used + 2, ..ring() }),
-            on("descriptors beyond memory", Ring { desc: MEMORY, ..ring() }),
-            on("available ring beyond memory", Ring { avail: MEMORY - 2, ..ring() }),
-            on("used ring beyond memory", Ring { used: MEMORY - 4, ..ring() }),
+            on("descriptors beyond memory", Ring { desc: TOP, ..ring() }),
+            on("available ring beyond memory", Ring { avail: TOP - 2, ..ring() }),
+            on("used ring beyond memory", Ring { used: TOP - 4, ..ring() }),
             on("descriptors at the end of addresses", Ring { desc: !15, ..ring() }),
-            on("used ring over a device", Ring { used: 0xd000_0000, ..ring() }),
+            on("used ring over a device", Ring { used: WINDOWS, ..ring() }),
         ];
         for size in [0, 3, 257, 512, 0x8000, u16::MAX] {
             cases.push(on(&format!("size {size}"), Ring { size, ..ring() }));
         }
-        let top = (MEMORY - used_len) & !3;
+        let top = (TOP - used_len) & !3;
         let at_top = Case::new("used ring at the top", &contents, Returned(1))
-            .with_memory(MEMORY - 128, vec![0; 128])
+            .with_memory(TOP - 128, vec![0; 128])
             .on(Ring { used: top, ..ring() });
         cases.push(at_top);
         cases

@@ -3,8 +3,7 @@
 use super::driver::{Outcome, RUNNING};
 use super::ring::{Contents, Desc, Ring};
 use super::script::Script;
-use super::subject::{Everything, RING, SUBJECTS, Subject, Works};
-use super::vmm::MEMORY;
+use super::subject::{Everything, RING, SUBJECTS, Subject, TOP, Works};
 
 /// Entries of the queue of most cases.
 pub const SIZE: u16 = 8;
@@ -63,13 +62,15 @@ impl Case {
     }
 
     pub fn perform(&self, subject: &Subject, script: &mut Script) -> Outcome {
+        // A kick that is still on its way must not find the case half written.
+        subject.device.reset(script);
         for (address, bytes) in &self.memory {
             script.copy(*address, bytes);
         }
         subject.start(script, self.features, &self.ring);
         subject.kick(script);
         // Queues that cannot be set up have no used index to look at.
-        let looked_at = if self.ring.used < MEMORY - 64 { self.ring } else { ring() };
+        let looked_at = if self.ring.used < TOP - 64 { self.ring } else { ring() };
         match self.expected {
             Returned(count) => subject.device.settle(script, &looked_at, count),
             Broken => subject.device.settle(script, &looked_at, u16::MAX),
@@ -97,6 +98,7 @@ pub fn perform(cases: impl Fn(&Subject) -> Vec<Case>) {
         for case in cases(&subject) {
             let outcome = case.perform(&subject, &mut script);
             let works = subject.works(&mut script);
+            subject.device.reset(&mut script);
             performed.push((subject, case, outcome, works));
         }
     }

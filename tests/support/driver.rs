@@ -1,10 +1,10 @@
 //! A virtio-mmio driver in script form (virtio 1.3, sections 3.1.1 and 4.2).
 
+use super::machine::WINDOWS;
 use super::ring::{Contents, Ring};
 use super::script::{Script, Slot, Width};
 
-/// Where the first device is, and how far apart they are.
-pub const WINDOWS: u64 = 0xd000_0000;
+/// How far apart the windows of devices are.
 pub const WINDOW: u64 = 0x1000;
 
 pub const ACKNOWLEDGE: u64 = 1;

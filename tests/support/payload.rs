@@ -1,44 +1,10 @@
-//! The guest programs of `tests/guest`, assembled when they are first needed.
+//! Where the guest programs of `tests/guest` are.
 
-use std::collections::hash_map::DefaultHasher;
-use std::fs;
-use std::hash::{Hash, Hasher};
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
+
+pub use super::machine::guest;
 
 /// A directory of this build for what tests leave for the next run.
 pub fn scratch() -> &'static Path {
     Path::new(env!("CARGO_TARGET_TMPDIR"))
-}
-
-/// The path of the guest program `name`, an ELF image.
-///
-/// The file carries a hash of its sources in its name and is renamed into place, so that test
-/// programs that run at the same time share it without a lock.
-pub fn guest(name: &str) -> PathBuf {
-    let source =
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/guest").join(format!("{name}.S"));
-    let mut hasher = DefaultHasher::new();
-    for path in [&source, &source.with_file_name("pvh.inc")] {
-        fs::read(path).unwrap().hash(&mut hasher);
-    }
-    let program = scratch().join(format!("{name}-{:016x}", hasher.finish()));
-    if !program.exists() {
-        assemble(&source, &program);
-    }
-    program
-}
-
-fn assemble(source: &Path, program: &Path) {
-    let unfinished = tempfile::Builder::new().tempfile_in(scratch()).unwrap().into_temp_path();
-    let output = Command::new("cc")
-        .args(["-nostdlib", "-static", "-I"])
-        .arg(source.parent().unwrap())
-        .arg("-Wl,-N,-Ttext=0x100000,--build-id=none,--no-warn-rwx-segments")
-        .arg("-o")
-        .args([unfinished.as_os_str(), source.as_os_str()])
-        .output()
-        .expect("run cc, the C compiler that Rust links with");
-    assert!(output.status.success(), "cc: {}", String::from_utf8_lossy(&output.stderr));
-    unfinished.persist(program).unwrap();
 }

@@ -2,12 +2,16 @@
 
 use std::ops::Range;
 
+use super::machine::{self, RAM};
+
 /// Bytes of one operation.
 const OPERATION: usize = 32;
 /// Most bytes of results: what the console holds for a reader that is late.
 const MAX_RESULTS: usize = 60 * 1024;
 /// Where machine code of a test is copied to before it runs.
-const CODE: u64 = 0x1f_0000;
+const CODE: u64 = RAM + 0x1f_0000;
+/// Most bytes of it: as much as a guest makes fit to be executed.
+const MAX_CODE: usize = 4096;
 
 /// How wide an access is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -271,10 +275,11 @@ impl Script {
         self.loops -= 1;
     }
 
-    /// Runs machine code, which may use every register but rbx, rbp, rsp, r14 and r15.
+    /// Runs machine code, which may use every register but rbx, rbp, rsp, r14 and r15, or x19 to x23.
     pub fn run(&mut self, code: &[u8]) {
-        const RET: u8 = 0xc3;
-        self.copy(CODE, &[code, &[RET]].concat());
+        let code = [code, machine::RETURN].concat();
+        assert!(code.len() <= MAX_CODE, "too much code");
+        self.copy(CODE, &code);
         self.push(Op::Call, B1, Operands { a: CODE, ..Operands::default() });
     }
 
@@ -310,7 +315,7 @@ impl Script {
     /// Ends with a reset of the machine.
     pub fn then_reset(mut self) -> Vec<u8> {
         self.flush();
-        self.port_out(B1, 0x64, 0xfe);
+        machine::reset(&mut self);
         self.then_idle()
     }
 
