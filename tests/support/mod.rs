@@ -13,12 +13,6 @@ pub mod driver;
 pub mod faults;
 pub mod fuse;
 pub mod layout;
-#[cfg(target_arch = "aarch64")]
-#[path = "aarch64.rs"]
-pub mod machine;
-#[cfg(target_arch = "x86_64")]
-#[path = "x86_64.rs"]
-pub mod machine;
 pub mod payload;
 pub mod process;
 pub mod request;
@@ -28,3 +22,8 @@ pub mod seccomp;
 pub mod second;
 pub mod subject;
 pub mod vmm;
+
+::vmm::by_architecture! {
+    aarch64 { #[path = "aarch64.rs"] pub mod machine; }
+    x86_64 { #[path = "x86_64.rs"] pub mod machine; }
+}

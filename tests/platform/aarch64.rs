@@ -1,14 +1,10 @@
 //! How aarch64 machines end, and what the platform around the devices takes from a guest: calls of the firmware,
 //! addresses with nothing behind them, and the devices that no driver negotiates with.
 
-#![cfg(target_arch = "aarch64")]
-
-mod support;
-
-use support::machine::{RAM, WINDOWS};
-use support::script::{Script, Slot, Span, Sweep, Width};
-use support::subject::{SPARE, TOP};
-use support::vmm::{SOON, Vmm};
+use crate::support::machine::{RAM, WINDOWS};
+use crate::support::script::{Script, Slot, Span, Sweep, Width};
+use crate::support::subject::{SPARE, TOP};
+use crate::support::vmm::{SOON, Vmm};
 
 const SERIAL: u64 = 0x4000_0000;
 const CLOCK: u64 = 0x4000_1000;

@@ -1,11 +1,9 @@
 //! Ports and addresses of the platform: what is not there does nothing, and what is there bears
 //! any value in any width.
 
-mod support;
-
-use support::machine::WINDOWS;
-use support::script::{Script, Slot, Span, Sweep, Width};
-use support::vmm::{MEMORY, Vmm};
+use crate::support::machine::WINDOWS;
+use crate::support::script::{Script, Slot, Span, Sweep, Width};
+use crate::support::vmm::{MEMORY, Vmm};
 
 const COM1: u16 = 0x3f8;
 const I8042: u16 = 0x60;
