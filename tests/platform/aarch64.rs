@@ -2,7 +2,7 @@
 //! addresses with nothing behind them, and the devices that no driver negotiates with.
 
 use crate::support::machine::{RAM, WINDOWS};
-use crate::support::script::{Script, Slot, Span, Sweep, Width};
+use crate::support::script::{Script, Slot, Span, Width};
 use crate::support::subject::{SPARE, TOP};
 use crate::support::vmm::{SOON, Vmm};
 
