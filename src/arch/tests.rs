@@ -1,6 +1,13 @@
-//! What holds for every architecture.
+//! What holds for every architecture, and what its own tests share.
+
+// UNSAFETY: the memory of a test guest is handed to KVM.
+#![expect(unsafe_code)]
+
+use kvm_bindings::kvm_userspace_memory_region;
+use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
 
 use super::{aarch64, native};
+use crate::memory::GuestMemory;
 
 const PAGE: &str = include_str!("../../docs/architectures.md");
 
@@ -20,6 +27,20 @@ fn rows(architecture: &str, heading: &str) -> Vec<String> {
     let (_, table) = section.split_once(&format!("\n### {heading}\n")).expect(heading);
     let lines = table.lines().skip_while(|line| !line.starts_with("|--"));
     lines.skip(1).take_while(|line| line.starts_with('|')).map(str::to_owned).collect()
+}
+
+/// Gives `vm` the first region of `mem`, which the caller holds as long as `vm`.
+pub(super) fn register(vm: &kvm_ioctls::VmFd, mem: &GuestMemory) {
+    let region = mem.iter().next().unwrap();
+    let slot = kvm_userspace_memory_region {
+        slot: 0,
+        flags: 0,
+        guest_phys_addr: region.start_addr().0,
+        memory_size: region.len(),
+        userspace_addr: region.as_ptr() as u64,
+    };
+    // SAFETY: the memory outlives the VM: the caller, a test, holds both until it ends.
+    unsafe { vm.set_user_memory_region(slot) }.unwrap();
 }
 
 #[test]

@@ -1,17 +1,13 @@
 //! Guests that look at the state in which they were started, on the host's `/dev/kvm`.
 
-// UNSAFETY: the memory of a test guest is handed to KVM.
-#![expect(unsafe_code)]
-
-use kvm_bindings::{KVM_SYSTEM_EVENT_RESET, kvm_userspace_memory_region};
+use kvm_bindings::KVM_SYSTEM_EVENT_RESET;
 use kvm_ioctls::{Kvm, VcpuExit, VcpuFd};
-use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
 
 use super::pure::test_support::{file_with, guest_memory, image};
 use super::*;
 use crate::arch::BootData;
+use crate::arch::tests::register;
 use crate::config::BootProtocol;
-use crate::memory::GuestMemory;
 
 /// Branches over the header of an Image.
 const START: u32 = 0x1400_0010;
@@ -51,19 +47,6 @@ const PROBE: [u32; 31] = [
     0xd400_0002, // hvc 0
     0x1400_0000, // b .
 ];
-
-fn register(vm: &kvm_ioctls::VmFd, mem: &GuestMemory) {
-    let region = mem.iter().next().unwrap();
-    let slot = kvm_userspace_memory_region {
-        slot: 0,
-        flags: 0,
-        guest_phys_addr: region.start_addr().0,
-        memory_size: region.len(),
-        userspace_addr: region.as_ptr() as u64,
-    };
-    // SAFETY: the memory outlives the VM: the caller holds both until it returns.
-    unsafe { vm.set_user_memory_region(slot) }.unwrap();
-}
 
 /// Runs a vCPU until it has made `count` reports or resets the machine.
 fn run(vcpu: &mut VcpuFd, count: usize) -> Vec<u64> {

@@ -1,17 +1,12 @@
 //! Guests that look at the state in which they were started, on the host's `/dev/kvm`.
 
-// UNSAFETY: the memory of a test guest is handed to KVM.
-#![expect(unsafe_code)]
-
-use kvm_bindings::kvm_userspace_memory_region;
 use kvm_ioctls::{Kvm, VcpuExit};
-use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
 
 use super::test_support::{Elf, boot_data, bzimage, file_with, guest_memory};
 use super::*;
 use crate::arch::BootData;
+use crate::arch::tests::register;
 use crate::config::BootProtocol;
-use crate::memory::GuestMemory;
 
 const CMDLINE: &str = "~hello";
 
@@ -121,19 +116,6 @@ fn run(image: &[u8], protocol: BootProtocol, acpi: bool) -> Vec<u8> {
         }
     }
     reported
-}
-
-fn register(vm: &kvm_ioctls::VmFd, mem: &GuestMemory) {
-    let region = mem.iter().next().unwrap();
-    let slot = kvm_userspace_memory_region {
-        slot: 0,
-        flags: 0,
-        guest_phys_addr: region.start_addr().0,
-        memory_size: region.len(),
-        userspace_addr: region.as_ptr() as u64,
-    };
-    // SAFETY: the memory outlives the VM: the caller holds both until it returns.
-    unsafe { vm.set_user_memory_region(slot) }.unwrap();
 }
 
 const LINUX64_STATE: [u8; 8] = [b'H', 0x10, 0x18, 0x80, 0x20, 0, b'~', 0x5a];
