@@ -5,10 +5,17 @@ use std::fs;
 use crate::boot::CPUS;
 use crate::guest::{Guest, artifact, kernel, packed_kernel};
 
+/// What Linux calls the interrupt controller of this host: `GICv3`, or `GIC-0` for a GICv2.
+fn controller_of_host() -> String {
+    let interrupts = fs::read_to_string("/proc/interrupts").expect("interrupts");
+    let kind = ["GICv3", "GIC-0"].into_iter().find(|kind| interrupts.contains(kind));
+    kind.unwrap_or_else(|| panic!("{interrupts}")).to_owned()
+}
+
 #[test]
 fn guest_has_the_interrupt_controller_of_its_host() {
     let console = Guest::minimal().args("--cpus 2").succeed("cat /proc/interrupts");
-    assert!(console.contains("GICv3"), "{console}");
+    assert!(console.contains(&controller_of_host()), "{console}");
     for (line, device) in [("32 Edge", "ttyS0"), ("33 Edge", "virtio0")] {
         let found = console.lines().any(|text| text.contains(line) && text.contains(device));
         assert!(found, "{line} {device}: {console}");
@@ -25,6 +32,20 @@ fn kernel_knows_its_firmware_and_its_clock() {
     assert!(console.contains("psci: PSCIv1."), "{console}");
     assert!(console.contains("setting system clock to 2"), "{console}");
     assert!(console.contains("arch_sys_counter"), "{console}");
+}
+
+/// A GICv2 serves eight vCPUs, a GICv3 any number.
+#[test]
+fn ninth_cpu_takes_the_newer_interrupt_controller() {
+    let console = Guest::minimal().args("--cpus 8").succeed(CPUS);
+    assert!(console.contains("cpus 8\n"), "{console}");
+    let ended = Guest::minimal().args("--cpus 9").run(CPUS);
+    if controller_of_host() == "GICv3" {
+        assert!(ended.console.contains("cpus 9\n"), "{ended:#?}");
+    } else {
+        assert_eq!(ended.status, Some(3), "{ended:#?}");
+        assert!(ended.stderr.contains("only a GICv2 for guests, which serves 8"), "{ended:#?}");
+    }
 }
 
 /// The seventeenth processor has another affinity at the level above.

@@ -112,6 +112,18 @@ fn inflated_balloon_takes_memory_from_the_guest_and_from_the_monitor() {
     end(child);
 }
 
+/// What the driver puts into the balloon is missing in the guest.
+#[test]
+fn balloon_takes_its_size_from_the_guest() {
+    let script = format!("{FUNCTIONS}below MemTotal 80000; echo total $(mem MemTotal)");
+    let console = Guest::minimal()
+        .args("--memory 128M --balloon size=48M,deflate-on-oom=off")
+        .succeed(&script);
+    let total = console.lines().find_map(|line| line.strip_prefix("total ")).expect("a total");
+    let total: u64 = total.parse().expect("KiB");
+    assert!((40 << 10..80 << 10).contains(&total), "{console}");
+}
+
 /// A guest that needs the memory takes it out of the balloon; one that may not goes without.
 #[test]
 fn guest_that_runs_out_of_memory_takes_it_from_the_balloon() {

@@ -48,7 +48,9 @@ fn one_two_and_four_cpus_come_up() {
 
 #[test]
 fn smallest_usual_and_large_memory() {
-    for (size, least, most) in [("32M", 12, 32), ("128M", 100, 128), ("3G", 2900, 3072)] {
+    for (size, least, most) in
+        [("32M", 12, 32), ("64M", 40, 64), ("128M", 100, 128), ("3G", 2900, 3072)]
+    {
         let console = Guest::minimal().arg("--memory").arg(size).succeed("head -n 1 /proc/meminfo");
         let found = mem_total_mib(&console);
         assert!((least..=most).contains(&found), "{size}: {found} MiB");

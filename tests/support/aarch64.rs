@@ -12,6 +12,8 @@ use super::script::Script;
 
 /// First address of RAM.
 pub const RAM: u64 = 0x8000_0000;
+/// Where a memory of 4 GiB ends.
+pub const END_OF_4G: u64 = RAM + (4 << 30);
 /// The first virtio window.
 pub const WINDOWS: u64 = 0x5000_0000;
 /// What else lies where no RAM is: distributor and redistributors.

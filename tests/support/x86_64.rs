@@ -11,6 +11,8 @@ use super::script::{Script, Width};
 
 /// First address of RAM.
 pub const RAM: u64 = 0;
+/// Where the lower piece of a memory of 4 GiB ends; more is behind a hole.
+pub const END_OF_4G: u64 = 0xc000_0000;
 /// The first virtio window.
 pub const WINDOWS: u64 = 0xd000_0000;
 /// What else lies where no RAM is: IOAPIC and local APIC.
