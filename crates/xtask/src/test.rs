@@ -6,8 +6,10 @@
 //! the unit tests.
 
 mod draw;
+mod foreign;
 mod guest;
 mod native;
+mod usual;
 
 use anyhow::Result;
 use clap::{Args, ValueEnum};
@@ -34,7 +36,7 @@ pub(crate) enum Place {
     Native,
     /// What boots Linux guests: runs in the emulated host
     Guest,
-    /// The unit tests and what boots Linux guests, in the emulated aarch64 host
+    /// Chosen tests in the emulated aarch64 host; with a name, whatever bears it there
     Aarch64,
 }
 

@@ -127,13 +127,39 @@ pub(crate) fn build_guest_tests(arch: Arch, tests: &[GuestTest]) -> Result<Vec<P
     Ok(programs)
 }
 
-/// Builds the unit tests of all packages but this one, for `arch`; each program has the name of its file.
+/// Builds the test targets `names` of the package `vmm` for `arch`, and the program `vmm` that they run, whose path
+/// they have built in.
 ///
 /// # Errors
 /// They do not build.
-pub(crate) fn build_unit_tests(arch: Arch) -> Result<Vec<Program>> {
-    let all = ["test", "--no-run", "--workspace", "--exclude", "xtask", "--lib", "--bins"];
-    let mut programs = executables(&build(arch, &all)?);
+pub(crate) fn build_tests_of_vmm(arch: Arch, names: &[&str]) -> Result<(Vec<Program>, PathBuf)> {
+    let mut arguments = vec!["test", "--no-run", "--package", "vmm"];
+    for name in names {
+        arguments.extend(["--test", name]);
+    }
+    let messages = build(arch, &arguments)?;
+    let (tests, others): (Vec<_>, Vec<_>) = executables(&messages)
+        .into_iter()
+        .partition(|program| names.contains(&program.name.as_str()));
+    anyhow::ensure!(tests.len() == names.len(), "cargo did not build all of {names:?}");
+    let monitor = others.into_iter().map(|program| program.path);
+    let monitor =
+        monitor.into_iter().find(|path| path.ends_with("vmm")).context("vmm was not built")?;
+    Ok((tests, monitor))
+}
+
+/// Builds the unit tests of `packages` for `arch`, of all but this one if there are none; each program has the name of
+/// its file.
+///
+/// # Errors
+/// They do not build.
+pub(crate) fn build_unit_tests(arch: Arch, packages: &[&str]) -> Result<Vec<Program>> {
+    let mut arguments = vec!["test", "--no-run", "--lib", "--bins"];
+    if packages.is_empty() {
+        arguments.extend(["--workspace", "--exclude", env!("CARGO_PKG_NAME")]);
+    }
+    packages.iter().for_each(|package| arguments.extend(["--package", package]));
+    let mut programs = executables(&build(arch, &arguments)?);
     for program in &mut programs {
         // A library and a program of one package have one name.
         let file = program.path.file_name().unwrap_or_default();

@@ -1,8 +1,7 @@
-//! The tests that boot guests: they run in emulated hosts, which share them. On an emulated host of another
-//! architecture, so do the unit tests.
+//! The tests that boot guests: they run in emulated hosts, which share them.
 
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use std::thread;
 use std::time::Duration;
@@ -10,15 +9,16 @@ use std::time::Duration;
 use anyhow::{Result, anyhow, ensure};
 
 use super::draw::{Stack, turns};
+use super::foreign;
 use crate::arch::Arch;
 use crate::cache::Cache;
 use crate::host::Job;
 use crate::totals::{Counter, Totals};
-use crate::workspace::{self, Profile, Program};
+use crate::workspace::{self, GuestTest, Profile, Program};
 use crate::{artifacts, command, deb, packages};
 
 /// Where the test programs lie in the emulated host.
-const PROGRAMS: &str = "/srv/tests";
+pub(super) const PROGRAMS: &str = "/srv/tests";
 
 /// Where the Debian package lies there.
 const PACKAGE: &str = "/srv/vmm.deb";
@@ -42,6 +42,9 @@ const TIMEOUT: Duration = Duration::from_secs(60 * 60);
 /// Emulated hosts that share all guest tests: as many as the smallest machine we know has processors.
 const HOSTS: usize = 2;
 
+/// What has QEMU give an aarch64 host the older interrupt controller.
+const GICV2: [&str; 2] = ["-machine", "gic-version=2"];
+
 /// Runs what comes in lines, each a program in `$1` and its arguments; fails if one does. Every line ends in
 /// a report: 101 is how a test program ends that has said what failed.
 const RUN_TURNS: &str = r#"
@@ -59,44 +62,50 @@ exit $status
 "#;
 
 /// The tests for one kind of host.
-struct Tests {
+pub(super) struct Tests {
     /// All programs that a host is given.
-    programs: Vec<Program>,
+    pub(super) programs: Vec<Program>,
     /// What is run of them, in turns.
-    turns: Vec<String>,
+    pub(super) turns: Vec<String>,
+    /// What is run once more, in a host with another interrupt controller.
+    pub(super) gicv2_turns: Vec<String>,
+    /// What the host has at the paths that it has here, because programs have them built in.
+    pub(super) in_place: Vec<PathBuf>,
 }
 
-/// Runs the tests for hosts of `arch` whose names contain `filter`, in one emulated host; without it all, in
-/// [`HOSTS`] of them.
+/// Runs the tests for hosts of `arch` whose names contain `filter`, in one emulated host; without it all, or the
+/// usual ones of another architecture, in [`HOSTS`] of them.
 pub(super) fn run(arch: Arch, filter: Option<&str>) -> Result<Totals> {
-    let Tests { programs, turns } = tests(arch, filter)?;
+    let declared = workspace::guest_tests()?;
+    ensure!(!declared.is_empty(), "the workspace declares no tests that boot guests");
+    let Tests { programs, turns, gicv2_turns, in_place } = match arch.is_native() {
+        true => tests(arch, &declared, filter)?,
+        false => foreign::tests(arch, &declared, filter)?,
+    };
     if let (Some(filter), true) = (filter, turns.is_empty()) {
         println!("no test that boots a guest has {filter:?} in its name");
         return Ok(Totals::default());
     }
     let stack = Stack::new(turns);
-    let job = job(arch, programs)?;
-    in_hosts(if filter.is_some() { 1 } else { HOSTS }, &job, &stack)
+    let job = job(arch, programs, in_place)?;
+    let mut totals = in_hosts(if filter.is_some() { 1 } else { HOSTS }, &job, &stack)?;
+    if !gicv2_turns.is_empty() {
+        println!("\nin a host with a GICv2:");
+        let job = Job { qemu: GICV2.map(str::to_owned).into(), ..job };
+        totals += in_hosts(1, &job, &Stack::new(gicv2_turns))?;
+    }
+    Ok(totals)
 }
 
-/// Builds the tests and finds out which of them to run.
-fn tests(arch: Arch, filter: Option<&str>) -> Result<Tests> {
-    let tests = workspace::guest_tests()?;
-    ensure!(!tests.is_empty(), "the workspace declares no tests that boot guests");
-    let mut programs = workspace::build_guest_tests(arch, &tests)?;
+/// Builds the tests, which this machine can list, and finds out which of them to run.
+fn tests(arch: Arch, declared: &[GuestTest], filter: Option<&str>) -> Result<Tests> {
+    let programs = workspace::build_guest_tests(arch, declared)?;
     let mut lines = vec![];
     for program in &programs {
-        let names = names(arch, program, filter.unwrap_or_default())?;
+        let names = names(program, filter.unwrap_or_default())?;
         lines.extend(turns(&program.name, &names));
     }
-    // Those for this machine run on it.
-    if !arch.is_native() {
-        for program in workspace::build_unit_tests(arch)? {
-            lines.push(format!("{} {}", program.name, filter.unwrap_or_default()));
-            programs.push(program);
-        }
-    }
-    Ok(Tests { programs, turns: lines })
+    Ok(Tests { programs, turns: lines, gicv2_turns: vec![], in_place: vec![] })
 }
 
 /// Has `count` hosts run what is on `stack`. What the first prints is seen as it comes, what others do
@@ -124,37 +133,22 @@ fn in_hosts(count: usize, job: &Job, stack: &Stack) -> Result<Totals> {
 }
 
 /// The names of the tests in `program` that contain `filter`, in their order.
-fn names(arch: Arch, program: &Program, filter: &str) -> Result<Vec<String>> {
-    let list = if arch.is_native() {
-        command::stdout(Command::new(&program.path).arg("--list"))?
-    } else {
-        listed_in_host(arch, program)?
-    };
+fn names(program: &Program, filter: &str) -> Result<Vec<String>> {
+    let list = command::stdout(Command::new(&program.path).arg("--list"))?;
     let list = String::from_utf8_lossy(&list).into_owned();
     let all: Vec<_> = list.lines().filter_map(|line| line.strip_suffix(": test")).collect();
     ensure!(!all.is_empty(), "{} lists no tests", program.name);
     Ok(all.into_iter().filter(|name| name.contains(filter)).map(str::to_owned).collect())
 }
 
-/// What `program`, which this machine cannot run, prints as the list of its tests.
-fn listed_in_host(arch: Arch, program: &Program) -> Result<Vec<u8>> {
-    let place = Path::new(PROGRAMS).join(&program.name);
-    let mut job = Job::new([place.as_os_str(), "--list".as_ref()]);
-    job.arch = arch;
-    job.copy.push((program.path.clone(), place));
-    let mut list = vec![];
-    let status = job.relay_to(&mut list, &mut io::stderr())?;
-    ensure!(status == 0, "{} --list ended with {status}", program.name);
-    Ok(list)
-}
-
 /// The job that runs turns of `programs`.
-fn job(arch: Arch, programs: Vec<Program>) -> Result<Job> {
+fn job(arch: Arch, programs: Vec<Program>, in_place: Vec<PathBuf>) -> Result<Job> {
     let mut job = Job::new(["sh", "-c", RUN_TURNS, "tests", PROGRAMS]);
     job.arch = arch;
     for Program { name, path } in programs {
         job.copy.push((path, PathBuf::from(PROGRAMS).join(name)));
     }
+    job.copy.extend(in_place.into_iter().map(|path| (path.clone(), path)));
     if !arch.is_native() {
         add_what_unit_tests_need(&mut job)?;
     }
