@@ -44,6 +44,7 @@ pub(crate) fn clippy(arch: Arch) -> Result<Command> {
         let cargo = clippy.get_program().to_owned();
         clippy = Command::new(CLIPPY);
         clippy.env("CARGO", cargo).current_dir(workspace::root());
+        workspace::forget_package(&mut clippy);
     }
     clippy.arg("clippy");
     target(&mut clippy, arch)?;

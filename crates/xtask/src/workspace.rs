@@ -59,7 +59,19 @@ pub(crate) fn root() -> PathBuf {
 pub(crate) fn cargo() -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(root());
+    forget_package(&mut command);
     command
+}
+
+/// Keeps from `command` what cargo told this program of its own package: build scripts that ask for the same of theirs
+/// would take it for a change.
+pub(crate) fn forget_package(command: &mut Command) {
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        if text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_") {
+            command.env_remove(&name);
+        }
+    }
 }
 
 /// Builds the `vmm` command alone, for this machine, and returns its path. Cargo's progress goes to
@@ -306,6 +318,15 @@ mod tests {
         ];
         let program = |path: &str| TestProgram { path: path.into(), package: "/w/p".into() };
         assert_eq!(test_programs(&messages), [program("/t/cli"), program("/t/unit")]);
+    }
+
+    #[test]
+    fn cargo_is_told_nothing_of_this_package() {
+        let told = cargo();
+        let is_removed =
+            |name: &str| told.get_envs().any(|(own, value)| own == name && value.is_none());
+        // Cargo told them this program.
+        assert!(is_removed("CARGO_PKG_NAME") && is_removed("CARGO_MANIFEST_DIR"));
     }
 
     #[test]
