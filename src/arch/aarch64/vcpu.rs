@@ -6,8 +6,8 @@ use kvm_bindings::{
 };
 use kvm_ioctls::{Cap, Kvm, VcpuFd, VmFd};
 
-use super::gic;
 use super::pure::fdt::{Entry, InterruptController};
+use super::{gic, layout};
 
 /// What the host's KVM can give a guest processor.
 #[derive(Debug)]
@@ -77,13 +77,23 @@ pub fn create_vcpus(vm: &VmFd, count: u8) -> Result<(Vec<VcpuFd>, InterruptContr
     vm.get_preferred_target(&mut target).map_err(kvm_error("get the preferred kind of vCPU"))?;
     let vcpus = (0..count)
         .map(|index| {
-            let vcpu = vm.create_vcpu(index.into()).map_err(kvm_error("create a vCPU"))?;
+            let vcpu =
+                vm.create_vcpu(index.into()).map_err(|source| refused(source, index, count))?;
             let init = kvm_vcpu_init { features: features(index), ..target };
             vcpu.vcpu_init(&init).map_err(kvm_error("initialise a vCPU"))?;
             Ok(vcpu)
         })
         .collect::<Result<Vec<_>, _>>()?;
     Ok((vcpus, gic::create(vm, count)?))
+}
+
+/// Why KVM made no vCPU `index` of `count`. More than a GICv2 serves are invalid where there is no other.
+fn refused(source: kvm_ioctls::Error, index: u8, count: u8) -> CpuError {
+    let limit = layout::MAX_GICV2_CPUS;
+    if index >= limit && source.errno() == libc::EINVAL {
+        return CpuError::InterruptControllerTooSmall { cpus: count, limit };
+    }
+    kvm_error("create a vCPU")(source)
 }
 
 /// The features of vCPU `index`: PSCI of version 1, by which the guest ends and starts vCPUs. Vectors of variable
