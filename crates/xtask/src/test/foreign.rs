@@ -7,7 +7,7 @@ use std::path::Path;
 use anyhow::{Result, ensure};
 
 use super::draw::turns;
-use super::guest::{PROGRAMS, Tests};
+use super::guest::{self, PROGRAMS, Tests};
 use super::usual::{self, Listed};
 use crate::arch::Arch;
 use crate::host::Job;
@@ -31,8 +31,8 @@ const END_OF_LIST: &str = "end of list\n";
 /// They do not build, a host cannot list them, or one that is usual is not there.
 pub(super) fn tests(arch: Arch, declared: &[GuestTest], filter: Option<&str>) -> Result<Tests> {
     let is_declared = |name: &str| declared.iter().any(|test| test.name == name);
-    let bare: Vec<_> = usual::GUESTS.iter().map(|(name, _)| *name).collect();
-    let bare: Vec<_> = bare.into_iter().filter(|name| !is_declared(name)).collect();
+    let bare = usual::GUESTS.iter().map(|(name, _)| *name);
+    let bare: Vec<_> = bare.filter(|name| !is_declared(name)).collect();
     let (bare, monitor) = workspace::build_tests_of_vmm(arch, &bare)?;
     let mut guests = workspace::build_guest_tests(arch, declared)?;
     guests.extend(bare);
@@ -83,12 +83,7 @@ fn list(arch: Arch, programs: &[Program]) -> Result<Vec<Listed>> {
 fn listed<'a>(names: impl Iterator<Item = &'a str>, output: &str) -> Result<Vec<Listed>> {
     let mut lists = output.split_terminator(END_OF_LIST);
     let of_program = |name: &str| {
-        let list = lists.next().unwrap_or_default();
-        let tests: Vec<_> = list
-            .lines()
-            .filter_map(|line| line.strip_suffix(": test"))
-            .map(str::to_owned)
-            .collect();
+        let tests = guest::listed(lists.next().unwrap_or_default());
         Listed { program: name.to_owned(), tests }
     };
     let listed: Vec<_> = names.map(of_program).collect();

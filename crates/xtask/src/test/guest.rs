@@ -135,10 +135,15 @@ fn in_hosts(count: usize, job: &Job, stack: &Stack) -> Result<Totals> {
 /// The names of the tests in `program` that contain `filter`, in their order.
 fn names(program: &Program, filter: &str) -> Result<Vec<String>> {
     let list = command::stdout(Command::new(&program.path).arg("--list"))?;
-    let list = String::from_utf8_lossy(&list).into_owned();
-    let all: Vec<_> = list.lines().filter_map(|line| line.strip_suffix(": test")).collect();
+    let mut all = listed(&String::from_utf8_lossy(&list));
     ensure!(!all.is_empty(), "{} lists no tests", program.name);
-    Ok(all.into_iter().filter(|name| name.contains(filter)).map(str::to_owned).collect())
+    all.retain(|name| name.contains(filter));
+    Ok(all)
+}
+
+/// The names in what a test program prints as the list of its tests.
+pub(super) fn listed(list: &str) -> Vec<String> {
+    list.lines().filter_map(|line| line.strip_suffix(": test")).map(str::to_owned).collect()
 }
 
 /// The job that runs turns of `programs`.
