@@ -18,7 +18,7 @@ use crate::arch::Arch;
 use crate::totals::Totals;
 
 /// The places of a run that names none.
-const USUAL: &[Place] = &[Place::Native, Place::Guest];
+const USUAL: &[Place] = &[Place::Native, Place::Guest, Place::Aarch64];
 
 /// What to test.
 #[derive(Args)]
