@@ -249,7 +249,7 @@ fn disk_works_without_io_uring_and_says_so_once() {
     let everything = Everything::new();
     works_without_io_uring("not permitted", |script| {
         let vmm = Vmm::evil(&script).disk(everything.disk.path(), ",engine=io_uring");
-        vmm.without_io_uring().run()
+        vmm.refused(support::seccomp::IO_URING).run()
     });
 }
 

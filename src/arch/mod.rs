@@ -1,14 +1,15 @@
 //! What differs between processor architectures, behind one list of names.
 //!
 //! This file is the contract: the architecture's own module exports everything named in the `pub use`
-//! below, and nothing outside `arch` asks which architecture it was built for. The functions take plain
+//! below, and nothing outside `arch` is compiled for one architecture and not for the other. The functions take plain
 //! values (guest memory, KVM file descriptors, [`Placement`]s), never a device or a device manager.
 //!
 //! The order in which a machine is built with them:
 //!
 //! 1. [`HostCpu::probe`] once per process;
 //! 2. [`memory_regions`], and the memory slots of the VM;
-//! 3. [`create_vcpus`], which makes the interrupt controller too: memory slots come first, because
+//! 3. [`create_vcpus`], which makes the interrupt controller too, and refuses features of CPUs that are not to be
+//!    had ([`CpuError`]`::Feature`): memory slots come first, because
 //!    adding one afterwards waits for an SRCU grace period in the kernel, and interrupt lines after it,
 //!    because there is nothing to connect them to before;
 //! 4. devices: the serial port at [`SERIAL`], those of [`PLATFORM`], and virtio devices at
@@ -36,17 +37,12 @@ compile_error!("this architecture is not supported: src/arch has no module for i
 
 /// Of two groups of items, the one for the architecture that this is built for. For tests beside this library, which
 /// differ where machines do.
-#[cfg(target_arch = "aarch64")]
 #[macro_export]
 macro_rules! by_architecture {
-    (aarch64 { $($items:tt)* } x86_64 { $($others:tt)* }) => { $($items)* };
-}
-/// Of two groups of items, the one for the architecture that this is built for. For tests beside this library, which
-/// differ where machines do.
-#[cfg(target_arch = "x86_64")]
-#[macro_export]
-macro_rules! by_architecture {
-    (aarch64 { $($others:tt)* } x86_64 { $($items:tt)* }) => { $($items)* };
+    (aarch64 { $($on_aarch64:item)* } x86_64 { $($on_x86_64:item)* }) => {
+        $(#[cfg(target_arch = "aarch64")] $on_aarch64)*
+        $(#[cfg(target_arch = "x86_64")] $on_x86_64)*
+    };
 }
 
 /// What of another architecture asks nothing of KVM, for its tests, which run on any machine.
@@ -56,6 +52,8 @@ macro_rules! by_architecture {
 mod aarch64;
 #[cfg(all(test, target_arch = "aarch64"))]
 use native as aarch64;
+
+use crate::config::CpuFeature;
 
 pub use boot::BootDataError;
 pub use initrd::InitrdError;
@@ -185,6 +183,8 @@ pub struct BootData<'a> {
     pub acpi: bool,
     /// Number of vCPUs, 1 to [`layout::MAX_CPUS`].
     pub cpus: u8,
+    /// What [`create_vcpus`] gave them.
+    pub cpu_features: &'a [CpuFeature],
     /// Whether the machine has its serial port.
     pub serial: bool,
     /// The virtio-mmio devices.

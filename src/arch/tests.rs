@@ -73,6 +73,12 @@ fn page_has_the_interrupt_maps() {
 }
 
 #[test]
+fn page_has_the_interrupts_of_each_vcpu() {
+    let own = aarch64::layout::PPIS.iter().map(|(ppi, what)| format!("| {ppi} | {what} |"));
+    assert_eq!(rows("aarch64", "Interrupts of each vCPU"), own.collect::<Vec<_>>());
+}
+
+#[test]
 fn nothing_lies_where_something_else_does() {
     for (architecture, map, lines) in LAYOUTS {
         let last = map.last().unwrap();

@@ -3,7 +3,7 @@
 use rustix::io::Errno;
 
 use super::Exit;
-use crate::arch::{InitrdError, KernelError};
+use crate::arch::{CpuError, InitrdError, KernelError};
 use crate::config::{ConfigError, FileError};
 use crate::control::ControlError;
 use crate::devices::virtio::block::DiskError;
@@ -41,6 +41,7 @@ fn control_hint(error: &ControlError) -> Option<String> {
         MachineError::Vm(error) => vm_hint(error),
         MachineError::Memory { .. } => "use less --memory, or raise ulimit -v",
         MachineError::AddressSpace { .. } => "use less --memory",
+        MachineError::Cpu(CpuError::Feature(_)) => "leave it out of --cpu-features",
         MachineError::Kernel { source: KernelError::BeyondRam { .. }, .. }
         | MachineError::Initrd { source: InitrdError::TooLarge { .. }, .. } => {
             "give the guest more with --memory"

@@ -151,6 +151,15 @@ mod tests {
     }
 
     #[test]
+    fn features_of_cpus_are_named_as_on_the_command_line() {
+        let config = load_text("vm.toml", "cpu-features = ['pmu', 'pauth', 'sve']").expect("valid");
+        let named: Vec<_> = config.cpu_features.iter().map(ToString::to_string).collect();
+        assert_eq!(named, ["pmu", "pauth", "sve"]);
+        let (line, _, message) = fault("vm.toml", "cpu-features = ['sme']");
+        assert!(line == 1 && message.contains("sme"), "{message}");
+    }
+
+    #[test]
     fn relative_paths_start_at_the_file() {
         let dir = tempfile::tempdir().expect("temporary directory");
         let path = dir.path().join("vm.toml");

@@ -9,6 +9,7 @@
 mod address;
 mod balloon;
 mod console;
+mod cpu_feature;
 mod disk;
 mod error;
 mod file;
@@ -32,6 +33,7 @@ use serde::{Deserialize, Serialize};
 pub use address::{Ipv4Network, Ipv4NetworkError};
 pub use balloon::{Balloon, Interval, IntervalError};
 pub use console::{Console, ConsoleError};
+pub use cpu_feature::CpuFeature;
 pub use disk::{Disk, Engine};
 pub use error::ConfigError;
 pub use file::{FileError, open_appended, open_image, open_regular};
@@ -88,6 +90,8 @@ pub struct VmConfig {
     pub rootfs_readonly: bool,
     /// Number of virtual CPUs, 1 to [`MAX_CPUS`].
     pub cpus: u8,
+    /// What they have besides what every guest's have.
+    pub cpu_features: Vec<CpuFeature>,
     /// Guest memory.
     pub memory: MemorySize,
     /// Further disks, in the order in which the guest sees them.

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use super::{
-    Balloon, BootProtocol, ConfigError, Console, Disk, Limit, MAX_CPUS, MemorySize, Net, Port,
-    VmConfig, Vsock, parse_switch,
+    Balloon, BootProtocol, ConfigError, Console, CpuFeature, Disk, Limit, MAX_CPUS, MemorySize,
+    Net, Port, VmConfig, Vsock, parse_switch,
 };
 
 /// What one source says: the file and the flags read into the same struct, key by key and flag by
@@ -54,6 +54,11 @@ pub struct PartialConfig {
     /// Number of virtual CPUs, 1 to 64 [default: 1]
     #[arg(long, value_name = "N", allow_negative_numbers = true, help_heading = "Machine")]
     pub cpus: Option<u64>,
+
+    /// Give the CPUs what they lack unless asked, on aarch64: performance counters, pointer
+    /// authentication, vectors of variable length
+    #[arg(long, value_name = "LIST", value_delimiter = ',', help_heading = "Machine")]
+    pub cpu_features: Vec<CpuFeature>,
 
     /// Guest memory with its unit, such as 512M or 2G [default: 256M]
     #[arg(long, value_name = "SIZE", help_heading = "Machine")]
@@ -118,7 +123,7 @@ pub struct PartialConfig {
 
 impl PartialConfig {
     /// Lays `self` over `base`: what `self` says wins, what it leaves out comes from `base`. A list
-    /// of disks, networks, limits or ports replaces the whole list beneath it, and a balloon the
+    /// of features, disks, networks, limits or ports replaces the whole list beneath it, and a balloon the
     /// whole balloon.
     #[must_use]
     pub fn over(self, base: Self) -> Self {
@@ -131,6 +136,11 @@ impl PartialConfig {
             append: self.append.or(base.append),
             boot_protocol: self.boot_protocol.or(base.boot_protocol),
             cpus: self.cpus.or(base.cpus),
+            cpu_features: if self.cpu_features.is_empty() {
+                base.cpu_features
+            } else {
+                self.cpu_features
+            },
             memory: self.memory.or(base.memory),
             disk: if self.disk.is_empty() { base.disk } else { self.disk },
             net: if self.net.is_empty() { base.net } else { self.net },
@@ -160,6 +170,7 @@ impl PartialConfig {
             rootfs: self.rootfs,
             rootfs_readonly: self.rootfs_readonly.unwrap_or(false),
             cpus: in_range.ok_or(ConfigError::Cpus(cpus))?,
+            cpu_features: self.cpu_features,
             memory: self.memory.unwrap_or(MemorySize::from_mib(256)),
             disks: self.disk,
             nets: self.net,
@@ -230,6 +241,22 @@ mod tests {
         let flags = PartialConfig { disk: vec![disk("c")], ..PartialConfig::default() };
         let config = flags.over(file).resolve().expect("valid");
         assert_eq!(config.disks, [disk("c")]);
+    }
+
+    #[test]
+    fn features_of_the_flags_replace_those_of_the_file() {
+        let features = |features: &[CpuFeature]| PartialConfig {
+            cpu_features: features.to_vec(),
+            ..with_kernel()
+        };
+        let file = features(&[CpuFeature::Pmu, CpuFeature::Sve]);
+        for (flags, expected) in [
+            (&[][..], &[CpuFeature::Pmu, CpuFeature::Sve][..]),
+            (&[CpuFeature::Pauth], &[CpuFeature::Pauth]),
+        ] {
+            let config = features(flags).over(file.clone()).resolve().expect("valid");
+            assert_eq!(config.cpu_features, expected);
+        }
     }
 
     #[test]

@@ -14,6 +14,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use thiserror::Error;
+use tracing::info;
 
 pub use end::{End, Ending};
 pub use explain::Explanation;
@@ -99,6 +100,7 @@ pub fn boot(
         End::Reset if explain::panicked(&machine) => End::Panic,
         end => end,
     };
+    info!("the machine ends: {end}");
     let explanation = Explanation::of(&end, &machine);
     let console = machine.console().last_lines(explain::LINES);
     events.finish(&machine);

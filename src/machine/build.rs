@@ -13,7 +13,7 @@ use crate::arch::{
     self, BootData, Entry, HostCpu, InterruptController, Placement, PlatformDevice, layout,
 };
 use crate::bus::SharedDevice;
-use crate::config::VmConfig;
+use crate::config::{MemorySize, VmConfig};
 use crate::devices::console::{ConsoleOutput, InputSink};
 use crate::devices::power::{I8042, PanicPort, PowerEvent, PowerRegister, PowerSink};
 use crate::devices::rtc::Clock;
@@ -37,8 +37,9 @@ impl Machine {
         let kvm = open_kvm()?;
         let host_cpu = HostCpu::probe(&kvm)?;
 
-        let vm = Vm::new(&kvm, guest_memory(config, &host_cpu)?)?;
-        let (vcpus, interrupt_controller) = arch::create_vcpus(vm.fd(), config.cpus)?;
+        let vm = Vm::new(&kvm, guest_memory(config.memory, host_cpu.address_bits())?)?;
+        let (vcpus, interrupt_controller) =
+            arch::create_vcpus(vm.fd(), config.cpus, &config.cpu_features)?;
 
         let mut buses = Buses::default();
         let serial = attach_serial(&vm, &mut buses, &host.console.output)?;
@@ -69,9 +70,10 @@ impl Machine {
     }
 }
 
-fn guest_memory(config: &VmConfig, host: &HostCpu) -> Result<GuestMemory, MachineError> {
-    let bytes = config.memory.bytes();
-    let (mib, bits) = (bytes >> 20, host.address_bits());
+/// Memory of `size` for a guest whose physical addresses have `bits` bits.
+fn guest_memory(size: MemorySize, bits: u8) -> Result<GuestMemory, MachineError> {
+    let bytes = size.bytes();
+    let mib = bytes >> 20;
     let regions = arch::memory_regions(bytes);
     if !within(&regions, bits) {
         return Err(MachineError::AddressSpace { mib, bits });
@@ -186,6 +188,7 @@ fn load(
         interrupt_controller: guest.interrupt_controller,
         acpi: config.acpi,
         cpus: config.cpus,
+        cpu_features: &config.cpu_features,
         serial: true,
         virtio_mmio: guest.virtio_mmio,
     };
@@ -207,6 +210,14 @@ fn configure_vcpus(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// K7.
+    #[test]
+    fn memory_beyond_the_guests_addresses_is_refused() {
+        assert!(guest_memory(MemorySize::from_mib(32), 32).is_ok());
+        let error = guest_memory(MemorySize::from_mib(4096), 32).unwrap_err().to_string();
+        assert_eq!(error, "4096 MiB of guest memory: this host's guests have 32 bits of addresses");
+    }
 
     /// K7.
     #[test]

@@ -5,8 +5,8 @@ use std::fs;
 use crate::boot::CPUS;
 use crate::guest::{Guest, artifact, kernel, packed_kernel};
 
-/// The interrupt controller that a list of interrupts shows. Linux calls a GICv2 so where it started as a hypervisor, and
-/// by its number where it did not.
+/// The interrupt controller that a list of interrupts shows. Linux calls a GICv2 so where it started as a hypervisor,
+/// and by its number where it did not.
 fn controller(interrupts: &str) -> &'static str {
     let names = [("GICv3", "GICv3"), ("GICv2", "GICv2"), ("GIC-0", "GICv2")];
     let found = names.into_iter().find(|(name, _)| interrupts.contains(name));
@@ -49,7 +49,27 @@ fn ninth_cpu_takes_the_newer_interrupt_controller() {
         assert!(ended.console.contains("cpus 9\n"), "{ended:#?}");
     } else {
         assert_eq!(ended.status, Some(3), "{ended:#?}");
-        assert!(ended.stderr.contains("only a GICv2 for guests, which serves 8"), "{ended:#?}");
+        assert!(ended.stderr.contains("9 vCPUs: this host's KVM has 8 for a guest"), "{ended:#?}");
+    }
+}
+
+/// Vectors of variable length and pointer authentication, where the host has them, and nowhere unasked.
+#[test]
+fn programs_find_the_features_that_were_asked_for() {
+    const LOOK: &str = "grep -m 1 Features /proc/cpuinfo";
+    let has = |text: &str, flag: &str| text.split_whitespace().any(|word| word == flag);
+    let host = fs::read_to_string("/proc/cpuinfo").expect("cpuinfo");
+    let unasked = Guest::minimal().succeed(LOOK);
+    for (feature, flag) in [("pauth", "paca"), ("sve", "sve")] {
+        assert!(!has(&unasked, flag), "{unasked}");
+        let ended = Guest::minimal().args(&format!("--cpu-features {feature}")).run(LOOK);
+        if has(&host, flag) {
+            assert!(has(&ended.console, flag), "{ended:#?}");
+        } else {
+            assert_eq!(ended.status, Some(3), "{ended:#?}");
+            let expected = format!("{feature}: this host's KVM has no such feature of CPUs");
+            assert!(ended.stderr.contains(&expected), "{ended:#?}");
+        }
     }
 }
 

@@ -6,11 +6,18 @@ use crate::guest::{Guest, kernel, run_words, signal, wait, wait_for};
 
 #[test]
 fn power_off_and_reboot_end_with_success() {
-    for command in ["poweroff -f", "reboot -f"] {
+    for (command, reason) in [
+        ("poweroff -f", "the machine ends: the guest powered off"),
+        ("reboot -f", "the machine ends: the guest reset"),
+    ] {
         for cpus in ["1", "2"] {
-            let ended = Guest::minimal().arg("--cpus").arg(cpus).run(command);
+            let guest = Guest::minimal().args("--log-level info --cpus").arg(cpus);
+            let ended = guest.run(command);
             assert_eq!(ended.status, Some(0), "{command}, {cpus} CPUs: {ended:#?}");
-            assert_eq!(ended.stderr, "", "{command}, {cpus} CPUs");
+            let mut lines = ended.stderr.lines();
+            let only =
+                lines.next().is_some_and(|line| line.ends_with(reason)) && lines.next().is_none();
+            assert!(only, "{command}, {cpus} CPUs: {ended:#?}");
         }
     }
 }

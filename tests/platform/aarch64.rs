@@ -3,8 +3,11 @@
 
 use crate::support::machine::{RAM, WINDOWS};
 use crate::support::script::{Script, Slot, Span, Width};
+use crate::support::seccomp::KVM_DEVICES;
 use crate::support::subject::{SPARE, TOP};
 use crate::support::vmm::{SOON, Vmm};
+
+pub const FEATURE_REFUSED: &str = "this host's KVM has no such feature of CPUs for guests";
 
 const SERIAL: u64 = 0x4000_0000;
 const CLOCK: u64 = 0x4000_1000;
@@ -60,12 +63,21 @@ fn evil(build: impl FnOnce(&mut Script)) -> Vec<u8> {
 }
 
 #[test]
+fn host_without_an_interrupt_controller_for_guests_is_named() {
+    let end = Vmm::evil(&evil(|_| ())).refused(KVM_DEVICES).run().expect(3);
+    let error = "vmm: this host's KVM has neither a GICv3 nor a GICv2 for guests";
+    assert_eq!(end.expect_one_line_error(), error);
+}
+
+#[test]
 fn calls_of_the_firmware_end_the_machine_with_their_status() {
-    for function in [SYSTEM_OFF, SYSTEM_RESET] {
+    for (function, reason) in [(SYSTEM_OFF, "powered off"), (SYSTEM_RESET, "reset")] {
         let script = evil(|s| {
             call(s, function, [0; 3]);
         });
-        Vmm::evil(&script).run().expect(0);
+        let end = Vmm::evil(&script).args(["--log-level", "info"]).run().expect(0);
+        let expected = format!("the machine ends: the guest {reason}\n");
+        assert!(end.stderr.ends_with(&expected), "{}", end.stderr);
     }
     let script = evil(|s| {
         s.write(Width::B1, PANIC, 1);

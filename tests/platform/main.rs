@@ -9,11 +9,11 @@ mod support;
 vmm::by_architecture! {
     aarch64 {
         mod aarch64;
-        use aarch64::empty_addresses;
+        use aarch64::{FEATURE_REFUSED, empty_addresses};
     }
     x86_64 {
         mod x86_64;
-        use x86_64::empty_addresses;
+        use x86_64::{FEATURE_REFUSED, empty_addresses};
     }
 }
 
@@ -36,4 +36,13 @@ fn empty_addresses_read_all_ones_even_after_writes() {
     for (width, span, sweep) in sweeps {
         sweep.expect_uniform(&end.stdout, &format!("{width:?} {span:x?}"));
     }
+}
+
+/// No host of the tests that has this program has vectors of variable length.
+#[test]
+fn feature_of_cpus_that_is_not_to_be_had_is_refused() {
+    let script = Script::new().then_reset();
+    let end = Vmm::evil(&script).args(["--cpu-features", "sve"]).run().expect(3);
+    assert_eq!(end.expect_one_line_error(), format!("vmm: sve: {FEATURE_REFUSED}"));
+    assert!(end.stderr.ends_with("hint: leave it out of --cpu-features\n"), "{}", end.stderr);
 }

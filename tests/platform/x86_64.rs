@@ -5,6 +5,8 @@ use crate::support::machine::WINDOWS;
 use crate::support::script::{Script, Slot, Span, Sweep, Width};
 use crate::support::vmm::{MEMORY, Vmm};
 
+pub const FEATURE_REFUSED: &str = "x86_64 has no such feature of CPUs";
+
 const COM1: u16 = 0x3f8;
 const I8042: u16 = 0x60;
 const I8042_COMMAND: u16 = 0x64;

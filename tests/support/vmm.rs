@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 use tempfile::NamedTempFile;
 
 use super::payload::guest;
-use super::{process, seccomp};
+use super::process;
+use super::seccomp::{self, Refusal};
 
 /// Guest memory of the tests, unless they say otherwise: the least there is.
 pub const MEMORY: u64 = 32 << 20;
@@ -31,7 +32,7 @@ pub struct Vmm {
     memory: &'static str,
     stdout: Option<Stdio>,
     script: Option<NamedTempFile>,
-    without_io_uring: bool,
+    refusal: Option<Refusal>,
 }
 
 impl Vmm {
@@ -43,7 +44,7 @@ impl Vmm {
             memory: "32M",
             stdout: None,
             script: None,
-            without_io_uring: false,
+            refusal: None,
         }
     }
 
@@ -100,9 +101,9 @@ impl Vmm {
         self
     }
 
-    /// Has the kernel refuse io_uring to it, as container runtimes do.
-    pub fn without_io_uring(self) -> Self {
-        Self { without_io_uring: true, ..self }
+    /// Has the kernel refuse it a call.
+    pub fn refused(self, refusal: Refusal) -> Self {
+        Self { refusal: Some(refusal), ..self }
     }
 
     /// Starts it.
@@ -113,8 +114,8 @@ impl Vmm {
         command.args(line).args(["--memory", self.memory]).env("RUST_BACKTRACE", "0");
         command.stdin(Stdio::piped()).stderr(Stdio::piped());
         command.stdout(self.stdout.unwrap_or_else(Stdio::piped));
-        if self.without_io_uring {
-            seccomp::forbid_io_uring(&mut command);
+        if let Some(refusal) = self.refusal {
+            seccomp::refuse(&mut command, refusal);
         }
         let mut child = command.spawn().unwrap();
         Running {

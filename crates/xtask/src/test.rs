@@ -11,11 +11,14 @@ mod guest;
 mod native;
 mod usual;
 
+use std::thread;
+
 use anyhow::Result;
 use clap::{Args, ValueEnum};
 
 use crate::arch::Arch;
 use crate::totals::Totals;
+use crate::{artifacts, kernel};
 
 /// The places of a run that names none.
 const USUAL: &[Place] = &[Place::Native, Place::Guest, Place::Aarch64];
@@ -81,8 +84,10 @@ impl TestArgs {
 /// A place cannot be prepared at all: what should have run there is unknown, so nothing is counted.
 pub(crate) fn run(arguments: &TestArgs) -> Result<i32> {
     let filter = arguments.filter.as_deref();
-    let results: Vec<_> =
-        arguments.places().iter().map(|place| (place.name(), place.run(filter))).collect();
+    let results: Vec<_> = thread::scope(|scope| {
+        scope.spawn(|| build_kernels(arguments));
+        arguments.places().iter().map(|place| (place.name(), place.run(filter))).collect()
+    });
     let mut sum = Totals::default();
     println!();
     for (place, totals) in results {
@@ -95,4 +100,14 @@ pub(crate) fn run(arguments: &TestArgs) -> Result<i32> {
     }
     println!("{sum}");
     Ok(i32::from(sum.failed > 0))
+}
+
+/// Builds what the cache lacks of kernels for the emulated hosts. That takes longest of all, and processors that
+/// nothing else keeps busy: it goes on beside whatever comes first.
+fn build_kernels(arguments: &TestArgs) {
+    let flavours = |arch| artifacts::FLAVOURS.iter().map(move |flavour| (*flavour, arch));
+    for (flavour, arch) in arguments.hosts().flat_map(flavours) {
+        // The place that needs it tries again, and says why it fails.
+        let _ = kernel::ensure(flavour, arch);
+    }
 }

@@ -32,13 +32,14 @@ pub(crate) struct Counter<W> {
     out: W,
     line: Vec<u8>,
     totals: Totals,
+    reports: u64,
     tell: Option<Sender<()>>,
 }
 
 impl<W: Write> Counter<W> {
     /// A counter that passes output on to `out`.
     pub(crate) fn new(out: W) -> Self {
-        Self { out, line: vec![], totals: Totals::default(), tell: None }
+        Self { out, line: vec![], totals: Totals::default(), reports: 0, tell: None }
     }
 
     /// The same counter, which tells `listener` of every report.
@@ -49,10 +50,16 @@ impl<W: Write> Counter<W> {
     fn end_of_line(&mut self) {
         if let Some(report) = report(&String::from_utf8_lossy(&self.line)) {
             self.totals += report;
+            self.reports += 1;
             // Who does not listen any more has no use for it.
             let _ = self.tell.as_ref().map(|listener| listener.send(()));
         }
         self.line.clear();
+    }
+
+    /// How many programs have reported.
+    pub(crate) fn reports(&self) -> u64 {
+        self.reports
     }
 
     /// The totals, given whether the programs ended well: without a report of a failure, an ending
@@ -112,7 +119,7 @@ mod tests {
             }
             assert_eq!(counter.totals(false), Totals { passed: 7, failed: 2 });
             assert_eq!(counter.out, output.as_bytes());
-            assert_eq!(reports.try_iter().count(), 3);
+            assert_eq!((counter.reports(), reports.try_iter().count()), (3, 3));
         }
     }
 

@@ -6,6 +6,7 @@ use super::pure::caches;
 use super::pure::fdt::{self, Entry, Machine};
 use crate::arch::BootData;
 use crate::arch::boot::BootDataError;
+use crate::config::CpuFeature;
 use crate::memory::GuestMemory;
 
 /// Writes the device tree, which is all that the guest finds in its memory at start.
@@ -21,6 +22,7 @@ pub fn write_boot_data(mem: &GuestMemory, data: &BootData<'_>) -> Result<Entry, 
         interrupt_controller: data.interrupt_controller,
         cpus: data.cpus,
         caches: &caches,
+        performance_counters: data.cpu_features.contains(&CpuFeature::Pmu),
         serial: data.serial,
         virtio_mmio: data.virtio_mmio,
     };

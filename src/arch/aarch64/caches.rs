@@ -27,8 +27,8 @@ pub(in crate::arch) struct Cache {
     pub(super) shared: bool,
 }
 
-/// The caches that Linux describes below `dir` (Documentation/ABI, sysfs-devices-system-cpu), nearest first; those that are described in part are left out, and so is
-/// what lies behind them.
+/// The caches that Linux describes below `dir` (Documentation/ABI, sysfs-devices-system-cpu), nearest first; those that
+/// are described in part are left out, and so is what lies behind them.
 pub(in crate::arch) fn read(dir: &Path) -> Vec<Cache> {
     let caches = (0..MAX_CACHES).map_while(|index| cache(&dir.join(format!("index{index}"))));
     let mut caches: Vec<_> = caches.collect();

@@ -47,6 +47,7 @@ pub(in crate::arch) struct Machine<'a> {
     pub(in crate::arch) interrupt_controller: InterruptController,
     pub(in crate::arch) cpus: u8,
     pub(in crate::arch) caches: &'a [Cache],
+    pub(in crate::arch) performance_counters: bool,
     pub(in crate::arch) serial: bool,
     pub(in crate::arch) virtio_mmio: &'a [Placement],
 }
@@ -65,17 +66,18 @@ pub(in crate::arch) fn write(
     let seeds = Seeds { random: seed()?, address_space: u64::from_ne_bytes(seed()?) };
     let tree = build(machine, &seeds, layout::RAM_START..ram_end(mem))
         .map_err(BootDataError::DeviceTree)?;
-    check_size(tree.len(), layout::DEVICE_TREE_SIZE)?;
-    write_bytes(mem, "the device tree", kernel.device_tree(), &tree)?;
-    Ok(Entry { address: kernel.entry(), device_tree: kernel.device_tree() })
+    place(mem, kernel, &tree)
 }
 
-fn check_size(size: usize, limit: u64) -> Result<(), BootDataError> {
-    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+/// Writes `tree` behind `kernel`, where a kernel can map it.
+fn place(mem: &GuestMemory, kernel: &LoadedKernel, tree: &[u8]) -> Result<Entry, BootDataError> {
+    let (size, limit) =
+        (tree.len(), usize::try_from(layout::DEVICE_TREE_SIZE).unwrap_or(usize::MAX));
     if size > limit {
         return Err(BootDataError::DeviceTreeTooLarge { size, limit });
     }
-    Ok(())
+    write_bytes(mem, "the device tree", kernel.device_tree(), tree)?;
+    Ok(Entry { address: kernel.entry(), device_tree: kernel.device_tree() })
 }
 
 /// Random numbers for the guest.
@@ -105,6 +107,9 @@ fn build(machine: &Machine<'_>, seeds: &Seeds, ram: Range<u64>) -> Result<Vec<u8
     cpus::write(&mut fdt, machine.cpus, machine.caches)?;
     devices::write_psci(&mut fdt)?;
     devices::write_timer(&mut fdt)?;
+    if machine.performance_counters {
+        devices::write_performance_counters(&mut fdt)?;
+    }
     devices::write_gic(&mut fdt, machine.interrupt_controller, machine.cpus)?;
     devices::write_platform(&mut fdt, machine.serial)?;
     for placement in machine.virtio_mmio {

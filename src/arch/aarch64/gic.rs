@@ -5,7 +5,7 @@ use kvm_bindings::{
     KVM_DEV_ARM_VGIC_CTRL_INIT, KVM_DEV_ARM_VGIC_GRP_ADDR, KVM_DEV_ARM_VGIC_GRP_CTRL,
     KVM_DEV_ARM_VGIC_GRP_NR_IRQS, KVM_VGIC_ITS_ADDR_TYPE, KVM_VGIC_V2_ADDR_TYPE_CPU,
     KVM_VGIC_V2_ADDR_TYPE_DIST, KVM_VGIC_V3_ADDR_TYPE_DIST, KVM_VGIC_V3_ADDR_TYPE_REDIST,
-    kvm_create_device, kvm_device_attr, kvm_device_type_KVM_DEV_TYPE_ARM_VGIC_ITS,
+    kvm_create_device, kvm_device_type_KVM_DEV_TYPE_ARM_VGIC_ITS,
     kvm_device_type_KVM_DEV_TYPE_ARM_VGIC_V2, kvm_device_type_KVM_DEV_TYPE_ARM_VGIC_V3,
 };
 use kvm_ioctls::{DeviceFd, VmFd};
@@ -13,19 +13,15 @@ use rustix::io::Errno;
 
 use super::layout;
 use super::pure::fdt::InterruptController;
-use super::vcpu::{CpuError, kvm_error};
+use super::vcpu::{CpuError, kvm_error, set_attribute};
 
-/// Makes the best controller that KVM has, for the `cpus` vCPUs that exist.
-pub(super) fn create(vm: &VmFd, cpus: u8) -> Result<InterruptController, CpuError> {
+/// Makes the best controller that KVM has, for the vCPUs that exist.
+pub(super) fn create(vm: &VmFd) -> Result<InterruptController, CpuError> {
     if let Some(gic) = device(vm, kvm_device_type_KVM_DEV_TYPE_ARM_VGIC_V3)? {
         set_address(&gic, KVM_VGIC_V3_ADDR_TYPE_DIST, layout::GIC_DISTRIBUTOR_BASE)?;
         set_address(&gic, KVM_VGIC_V3_ADDR_TYPE_REDIST, layout::REDISTRIBUTOR_BASE)?;
         finish(&gic)?;
         return Ok(InterruptController::V3 { its: create_its(vm)? });
-    }
-    let limit = layout::MAX_GICV2_CPUS;
-    if cpus > limit {
-        return Err(CpuError::InterruptControllerTooSmall { cpus, limit });
     }
     let gic = device(vm, kvm_device_type_KVM_DEV_TYPE_ARM_VGIC_V2)?
         .ok_or(CpuError::NoInterruptController)?;
@@ -72,19 +68,11 @@ fn initialise(device: &DeviceFd) -> Result<(), CpuError> {
         .map_err(kvm_error("initialise the interrupt controller"))
 }
 
-/// Sets an attribute. KVM reads its value, of the length that the attribute has, at the address it is given.
 fn set<T>(
     device: &DeviceFd,
     group: u32,
-    attr: u32,
+    what: u32,
     value: Option<&T>,
 ) -> Result<(), kvm_ioctls::Error> {
-    let addr = value.map_or(0, |value| std::ptr::from_ref(value).expose_provenance());
-    let attribute = kvm_device_attr {
-        group,
-        attr: attr.into(),
-        addr: u64::try_from(addr).unwrap_or(0),
-        flags: 0,
-    };
-    device.set_device_attr(&attribute)
+    set_attribute(|attribute| device.set_device_attr(attribute), group, what, value)
 }

@@ -14,10 +14,8 @@
 //! Interrupt lines are counted as KVM's irqfd does: line 0 is the first shared peripheral interrupt,
 //! SPI 0, which the GIC knows as 32.
 
-/// Most vCPUs a guest can have, with a GICv3; a GICv2 has room for [`MAX_GICV2_CPUS`].
+/// Most vCPUs a guest can have, with a GICv3; a GICv2 has room for 8 (Arm IHI 0048B, 1.2).
 pub const MAX_CPUS: u8 = 64;
-/// Most vCPUs of a guest with a GICv2 (Arm IHI 0048B, 1.2).
-pub const MAX_GICV2_CPUS: u8 = 8;
 
 /// The serial port.
 pub const SERIAL_BASE: u64 = 0x4000_0000;
@@ -56,6 +54,13 @@ pub const REDISTRIBUTOR_BASE: u64 = 0x4110_0000;
 pub const REDISTRIBUTOR_SIZE: u64 = 0x2_0000;
 /// Interrupts that the controller knows, the 32 that each vCPU has to itself included.
 pub const INTERRUPTS: u32 = 64;
+
+/// Where the controller's private peripheral interrupts (PPIs) begin: each vCPU has its own.
+pub const FIRST_PPI: u32 = 16;
+/// PPI of the performance counters (Arm DEN0094, "PPI assignments"), counted from [`FIRST_PPI`].
+pub const PMU_PPI: u32 = 7;
+/// PPIs of the timers, by the mode they serve: secure, non-secure, virtual, hypervisor.
+pub const TIMER_PPIS: [u32; 4] = [13, 14, 11, 10];
 
 /// First virtio-mmio window.
 pub const VIRTIO_MMIO_BASE: u64 = 0x5000_0000;
@@ -109,4 +114,14 @@ pub(in crate::arch) const MAP: &[(u64, u64, &str)] = &[
 pub(in crate::arch) const LINES: &[(u32, u32, &str)] = &[
     (SERIAL_GSI, 1, "serial port"),
     (VIRTIO_MMIO_FIRST_GSI, MAX_VIRTIO_MMIO as u32, "virtio-mmio devices, a line each"),
+];
+
+/// The interrupts of each vCPU, in order, and whose they are.
+#[cfg(test)]
+pub(in crate::arch) const PPIS: &[(u32, &str)] = &[
+    (PMU_PPI, "performance counters (`--cpu-features pmu`)"),
+    (TIMER_PPIS[3], "timer of a hypervisor"),
+    (TIMER_PPIS[2], "virtual timer"),
+    (TIMER_PPIS[0], "secure timer"),
+    (TIMER_PPIS[1], "non-secure timer"),
 ];

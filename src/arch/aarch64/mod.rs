@@ -1,6 +1,7 @@
 //! The aarch64 machine: its address space, its boot protocol, its processors.
 
 mod boot_data;
+mod features;
 mod gic;
 mod probe;
 #[path = "pure.rs"]

@@ -2,12 +2,13 @@
 
 use kvm_bindings::{
     KVM_ARM_VCPU_POWER_OFF, KVM_ARM_VCPU_PSCI_0_2, KVM_MP_STATE_STOPPED, KVM_REG_ARM_CORE,
-    KVM_REG_ARM64, KVM_REG_SIZE_U64, kvm_vcpu_init,
+    KVM_REG_ARM64, KVM_REG_SIZE_U64, kvm_device_attr, kvm_vcpu_init,
 };
 use kvm_ioctls::{Cap, Kvm, VcpuFd, VmFd};
 
 use super::pure::fdt::{Entry, InterruptController};
-use super::{gic, layout};
+use super::{features, gic};
+use crate::config::CpuFeature;
 
 /// What the host's KVM can give a guest processor.
 #[derive(Debug)]
@@ -47,16 +48,19 @@ pub enum CpuError {
         #[source]
         source: kvm_ioctls::Error,
     },
+    /// A feature that can be asked for, but not here.
+    #[error("{0}: this host's KVM has no such feature of CPUs for guests")]
+    Feature(CpuFeature),
     /// No interrupt controller is to be had.
     #[error("this host's KVM has neither a GICv3 nor a GICv2 for guests")]
     NoInterruptController,
-    /// The interrupt controller that is to be had is too small.
-    #[error("{cpus} vCPUs: this host's KVM has only a GICv2 for guests, which serves {limit}")]
-    InterruptControllerTooSmall {
+    /// More vCPUs than KVM has for a guest. On hosts with a GICv2 it has 8, elsewhere hundreds.
+    #[error("{cpus} vCPUs: this host's KVM has {limit} for a guest")]
+    TooManyCpus {
         /// The number asked for.
         cpus: u8,
         /// The most.
-        limit: u8,
+        limit: i32,
     },
 }
 
@@ -65,47 +69,60 @@ pub(super) fn kvm_error(what: &'static str) -> impl Fn(kvm_ioctls::Error) -> Cpu
     move |source| CpuError::Kvm { what, source }
 }
 
-/// Creates `count` vCPUs with ids from 0 and then the interrupt controller, which can be finished only when
-/// all of them are there. All but the first wait for the guest to start them (PSCI `CPU_ON`).
+/// Creates `count` vCPUs with ids from 0 and with `asked` features, and then the interrupt controller, which can be
+/// finished only when all of them are there. All but the first wait for the guest to start them (PSCI `CPU_ON`).
 ///
 /// Call after the memory slots are registered and before the first irqfd or ioeventfd.
 ///
 /// # Errors
-/// KVM refuses one of the steps, or has no interrupt controller for so many vCPUs.
-pub fn create_vcpus(vm: &VmFd, count: u8) -> Result<(Vec<VcpuFd>, InterruptController), CpuError> {
+/// KVM refuses one of the steps, lacks a feature, or has no interrupt controller for so many vCPUs.
+pub fn create_vcpus(
+    vm: &VmFd,
+    count: u8,
+    asked: &[CpuFeature],
+) -> Result<(Vec<VcpuFd>, InterruptController), CpuError> {
+    let limit = vm.check_extension_int(Cap::MaxVcpus);
+    if i32::from(count) > limit {
+        return Err(CpuError::TooManyCpus { cpus: count, limit });
+    }
+    let word = features::init_word(vm, asked)?;
     let mut target = kvm_vcpu_init::default();
     vm.get_preferred_target(&mut target).map_err(kvm_error("get the preferred kind of vCPU"))?;
     let vcpus = (0..count)
         .map(|index| {
-            let vcpu =
-                vm.create_vcpu(index.into()).map_err(|source| refused(source, index, count))?;
-            let init = kvm_vcpu_init { features: features(index), ..target };
+            let vcpu = vm.create_vcpu(index.into()).map_err(kvm_error("create a vCPU"))?;
+            let init = kvm_vcpu_init { features: init_features(index, word), ..target };
             vcpu.vcpu_init(&init).map_err(kvm_error("initialise a vCPU"))?;
+            features::finalize(&vcpu, asked)?;
             Ok(vcpu)
         })
         .collect::<Result<Vec<_>, _>>()?;
-    Ok((vcpus, gic::create(vm, count)?))
+    let interrupt_controller = gic::create(vm)?;
+    vcpus.iter().try_for_each(|vcpu| features::init_pmu(vcpu, asked))?;
+    Ok((vcpus, interrupt_controller))
 }
 
-/// Why KVM made no vCPU `index` of `count`. More than a GICv2 serves are invalid where there is no other.
-fn refused(source: kvm_ioctls::Error, index: u8, count: u8) -> CpuError {
-    let limit = layout::MAX_GICV2_CPUS;
-    if index >= limit && source.errno() == libc::EINVAL {
-        return CpuError::InterruptControllerTooSmall { cpus: count, limit };
-    }
-    kvm_error("create a vCPU")(source)
-}
-
-/// The features of vCPU `index`: PSCI of version 1, by which the guest ends and starts vCPUs. Vectors of variable
-/// length, pointer authentication and performance counters stay off; KVM takes them out of the guest's ID
-/// registers.
-fn features(index: u8) -> [u32; 7] {
+/// The features of vCPU `index`: those that were asked for, and PSCI of version 1, by which the guest ends and
+/// starts vCPUs.
+fn init_features(index: u8, asked: u32) -> [u32; 7] {
     let mut features = [0; 7];
-    features[0] = 1 << KVM_ARM_VCPU_PSCI_0_2;
+    features[0] = asked | 1 << KVM_ARM_VCPU_PSCI_0_2;
     if index > 0 {
         features[0] |= 1 << KVM_ARM_VCPU_POWER_OFF;
     }
     features
+}
+
+/// Has `set` set attribute `attr` of `group`. KVM reads `value`, which has the length of that attribute.
+pub(super) fn set_attribute<T>(
+    set: impl FnOnce(&kvm_device_attr) -> Result<(), kvm_ioctls::Error>,
+    group: u32,
+    attr: u32,
+    value: Option<&T>,
+) -> Result<(), kvm_ioctls::Error> {
+    let addr = value.map_or(0, |value| std::ptr::from_ref(value).expose_provenance());
+    let addr = u64::try_from(addr).unwrap_or(0);
+    set(&kvm_device_attr { group, attr: attr.into(), addr, flags: 0 })
 }
 
 /// Sets the registers of vCPU 0 to what the boot protocol wants (Linux: arm64/booting.rst, 4). The others get

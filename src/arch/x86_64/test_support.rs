@@ -148,6 +148,7 @@ pub(super) fn boot_data(kernel: &LoadedKernel) -> BootData<'_> {
         acpi: true,
         cpus: 1,
         serial: true,
+        cpu_features: &[],
         virtio_mmio: &[],
     }
 }

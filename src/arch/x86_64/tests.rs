@@ -98,7 +98,7 @@ fn run(image: &[u8], protocol: BootProtocol, acpi: bool) -> Vec<u8> {
     let vm = kvm.create_vm().unwrap();
     let mem = guest_memory(32);
     register(&vm, &mem);
-    let (mut vcpus, _) = create_vcpus(&vm, 2).unwrap();
+    let (mut vcpus, _) = create_vcpus(&vm, 2, &[]).unwrap();
     let kernel = load_kernel(&mem, &file_with(image), protocol).unwrap();
     let data = BootData { cmdline: CMDLINE, cpus: 2, acpi, ..boot_data(&kernel) };
     let entry = write_boot_data(&mem, &data).unwrap();

@@ -9,6 +9,7 @@ use kvm_ioctls::{Cap, Kvm, VcpuFd, VmFd};
 use super::boot_data::Entry;
 use super::cpuid::{GuestCpu, guest_cpuid};
 use super::{layout, msr, registers};
+use crate::config::CpuFeature;
 
 /// What the host's KVM can give a guest processor. Asking takes a good part of a millisecond: ask once.
 #[derive(Debug)]
@@ -62,6 +63,9 @@ pub enum CpuError {
         /// Its number.
         index: u32,
     },
+    /// A feature that can be asked for, but not here.
+    #[error("{0}: x86_64 has no such feature of CPUs")]
+    Feature(CpuFeature),
     /// A list for KVM became longer than KVM takes.
     #[error("more CPUID leaves or MSRs than KVM takes")]
     TooManyEntries,
@@ -78,8 +82,15 @@ pub(super) fn kvm_error(what: &'static str) -> impl Fn(kvm_ioctls::Error) -> Cpu
 /// Call after the memory slots are registered and before the first irqfd or ioeventfd.
 ///
 /// # Errors
-/// KVM refuses one of the steps.
-pub fn create_vcpus(vm: &VmFd, count: u8) -> Result<(Vec<VcpuFd>, InterruptController), CpuError> {
+/// KVM refuses one of the steps. There is nothing in `features` that this architecture has.
+pub fn create_vcpus(
+    vm: &VmFd,
+    count: u8,
+    features: &[CpuFeature],
+) -> Result<(Vec<VcpuFd>, InterruptController), CpuError> {
+    if let Some(feature) = features.first() {
+        return Err(CpuError::Feature(*feature));
+    }
     vm.set_identity_map_address(layout::KVM_IDENTITY_MAP)
         .map_err(kvm_error("set the identity map address"))?;
     vm.set_tss_address(layout::KVM_TSS).map_err(kvm_error("set the TSS address"))?;

@@ -40,20 +40,25 @@ pub(super) fn tests(arch: Arch, declared: &[GuestTest], filter: Option<&str>) ->
     let packages = if filter.is_some() { &[][..] } else { &usual_units };
     let mut units = workspace::build_unit_tests(arch, packages)?;
     let (listed_guests, listed_units) = (list(arch, &guests)?, list(arch, &units)?);
-    let on_gicv2 = usual::among(usual::GICV2_GUESTS, &listed_guests)?;
-    let (turns, gicv2_turns) = match filter {
+    let on_gicv2_max = usual::among(usual::GICV2_MAX_GUESTS, &listed_guests)?;
+    let (turns, gicv2_max_turns) = match filter {
         None => {
             let on_any = usual::among(usual::GUESTS, &listed_guests)?;
-            let units = usual::unit_turns(&listed_units)?;
-            (units.into_iter().chain(turns_with(&on_any, "")).collect(), turns_with(&on_gicv2, ""))
+            let units = usual::unit_turns(usual::UNITS, &listed_units)?;
+            let others = usual::unit_turns(usual::GICV2_MAX_UNITS, &listed_units)?;
+            (
+                units.into_iter().chain(turns_with(&on_any, "")).collect(),
+                others.into_iter().chain(turns_with(&on_gicv2_max, "")).collect(),
+            )
         }
         Some(filter) => {
+            let others = usual::units(usual::GICV2_MAX_UNITS, &listed_units);
             let all = [listed_guests, listed_units].concat();
-            (turns_with(&all, filter), turns_with(&on_gicv2, filter))
+            (turns_with(&all, filter), turns_with(&[others, on_gicv2_max].concat(), filter))
         }
     };
     guests.append(&mut units);
-    Ok(Tests { programs: guests, turns, gicv2_turns, in_place: vec![monitor] })
+    Ok(Tests { programs: guests, turns, gicv2_max_turns, in_place: vec![monitor] })
 }
 
 /// The turns of those tests of `listed` whose names contain `filter`.

@@ -99,10 +99,12 @@ fn one(mut command: Command) -> Result<(Vec<u8>, Totals)> {
     let status = child.wait()?;
     let mut counter = Counter::new(io::sink());
     counter.write_all(&printed)?;
-    if !status.success() {
-        printed.extend(format!("test: `{line}`: {status}\n").into_bytes());
+    let ended_well = status.success() && counter.reports() > 0;
+    if !ended_well {
+        let reports = counter.reports();
+        printed.extend(format!("test: `{line}`: {status}, {reports} reports\n").into_bytes());
     }
-    Ok((printed, counter.totals(status.success())))
+    Ok((printed, counter.totals(ended_well)))
 }
 
 #[cfg(test)]
@@ -128,19 +130,20 @@ mod tests {
             shell(&script)
         };
         let directory = tempfile::tempdir().unwrap();
-        let mut commands = VecDeque::from([wait("a"), wait("b"), shell("exit 3")]);
+        let mut commands = VecDeque::from([wait("a"), wait("b"), shell("exit 3"), shell("echo")]);
         commands.iter_mut().for_each(|command| {
             command.current_dir(&directory);
         });
         let (begun, mut out) = (Instant::now(), vec![]);
         let totals = all(commands, &mut out).unwrap();
-        assert_eq!(totals, Totals { passed: 4, failed: 1 });
+        assert_eq!(totals, Totals { passed: 4, failed: 2 });
         assert!(begun.elapsed() < Duration::from_secs(60), "{:?}", begun.elapsed());
         let out = String::from_utf8(out).unwrap();
         for name in ["a", "b"] {
             assert!(out.contains(&format!("\n{name} begins\n{name} ends\ntest result")), "{out}");
         }
-        assert!(out.contains("exit status: 3"), "{out}");
+        assert!(out.contains("exit status: 3, 0 reports"), "{out}");
+        assert!(out.contains("exit status: 0, 0 reports"), "{out}");
     }
 
     #[test]

@@ -20,6 +20,10 @@ pub(super) const GUESTS: &List = &[
             "containers::attach::process_of_exec_ends_with_its_client_and_the_container_goes_on",
             "containers::lifecycle::memory_limit_is_the_containers_own",
             "containers::failures::kernel_of_another_architecture_is_told",
+            "containers::flags::kernel_and_platform_are_the_users_choice",
+            "containers::contrast::startup_is_measured_in_every_arm_that_is_here",
+            "containers::figures::one_probe_measures_within_containers_and_machines",
+            "containers::isolation::machine_has_a_kernel_of_its_own_and_a_container_the_hosts",
             "package::package_is_installed_runs_machines_and_containers_and_leaves_nothing",
             "boot::smallest_usual_and_large_memory",
             "boot::one_two_and_four_cpus_come_up",
@@ -28,6 +32,7 @@ pub(super) const GUESTS: &List = &[
             "aarch64::zboot_image_boots",
             "aarch64::kernels_of_another_architecture_are_named",
             "aarch64::kernel_knows_its_firmware_and_its_clock",
+            "aarch64::programs_find_the_features_that_were_asked_for",
             "aarch64::guest_has_the_interrupt_controller_of_its_host",
             "boot::kernel_boots_with_the_default_command_line",
             "boot::packed_kernel_boots",
@@ -102,6 +107,8 @@ pub(super) const GUESTS: &List = &[
             "aarch64::calls_of_the_firmware_for_what_is_not_there_are_refused",
             "aarch64::clock_and_panic_notification_bear_any_value",
             "empty_addresses_read_all_ones_even_after_writes",
+            "feature_of_cpus_that_is_not_to_be_had_is_refused",
+            "aarch64::host_without_an_interrupt_controller_for_guests_is_named",
             "aarch64::exceptions_without_end_leave_the_machine_in_hand",
             "aarch64::serial_port_in_memory_bears_any_value_and_still_prints",
             "aarch64::sigterm_ends_a_guest_that_never_exits",
@@ -132,17 +139,21 @@ pub(super) const GUESTS: &List = &[
     ),
 ];
 
-/// Tests with a guest that run once more, in a host whose interrupt controller is a GICv2.
-pub(super) const GICV2_GUESTS: &List = &[(
+/// Tests with a guest that run once more, in a host with another processor and interrupt controller.
+pub(super) const GICV2_MAX_GUESTS: &List = &[(
     "linux",
     &[
         "aarch64::guest_has_the_interrupt_controller_of_its_host",
         "aarch64::ninth_cpu_takes_the_newer_interrupt_controller",
+        "aarch64::programs_find_the_features_that_were_asked_for",
     ],
 )];
 
 /// Unit tests of packages, by what their names contain.
 pub(super) const UNITS: &List = &[("vmm", &["arch::", "kvm::", "machine::"])];
+
+/// Those that run once more, as [`GICV2_MAX_GUESTS`] do.
+pub(super) const GICV2_MAX_UNITS: &List = &[("vmm", &["arch::native::tests::"])];
 
 /// The tests that a program has.
 #[derive(Clone)]
@@ -168,19 +179,33 @@ pub(super) fn among(usual: &List, listed: &[Listed]) -> Result<Vec<Listed>> {
     usual.iter().map(of_program).collect()
 }
 
-/// The turns of [`UNITS`], for programs that have these tests: one for each program that has any of them.
+/// Those unit tests of `listed` that are of the list `usual`.
+pub(super) fn units(usual: &List, listed: &[Listed]) -> Vec<Listed> {
+    let of_program = |listed: &Listed| {
+        let parts = usual.iter().filter(|(package, _)| is_of(package, listed));
+        let parts: Vec<_> = parts.flat_map(|(_, parts)| *parts).collect();
+        let mut tests = listed.tests.clone();
+        tests.retain(|test| parts.iter().any(|part| test.contains(**part)));
+        Listed { tests, ..listed.clone() }
+    };
+    listed.iter().map(of_program).collect()
+}
+
+/// Whether a program has the unit tests of `package`. A library and a program of one package have one name, but for the
+/// number that cargo adds.
+fn is_of(package: &str, listed: &Listed) -> bool {
+    let name = listed.program.rsplit_once('-').map(|(name, _)| name);
+    name == Some(package.replace('-', "_").as_str())
+}
+
+/// The turns of the list `usual`, for programs that have these tests: one for each program that has any of them.
 ///
 /// # Errors
 /// A package, or a test of that name, is not there.
-pub(super) fn unit_turns(listed: &[Listed]) -> Result<Vec<String>> {
+pub(super) fn unit_turns(usual: &List, listed: &[Listed]) -> Result<Vec<String>> {
     let mut lines = vec![];
-    for (package, parts) in UNITS {
-        // A library and a program of one package have one name, but for the number that cargo adds.
-        let is_of = |listed: &&Listed| {
-            let name = listed.program.rsplit_once('-').map(|(name, _)| name);
-            name == Some(package.replace('-', "_").as_str())
-        };
-        let of_package: Vec<_> = listed.iter().filter(is_of).collect();
+    for (package, parts) in usual {
+        let of_package: Vec<_> = listed.iter().filter(|listed| is_of(package, listed)).collect();
         let has = |listed: &Listed, part: &str| listed.tests.iter().any(|name| name.contains(part));
         check(package, parts, |part| of_package.iter().any(|listed| has(listed, part)))?;
         let with_any =
@@ -221,8 +246,10 @@ mod tests {
     fn usual_unit_tests_run_where_a_package_has_them() {
         let library = listed("vmm-1", &["arch::a", "devices::b", "kvm::c", "machine::d"]);
         let others = [listed("vmm-2", &["cli::a"]), listed("vmm_image-3", &["arch::a"])];
-        let lines = unit_turns(&[&[library][..], &others].concat()).unwrap();
+        let lines = unit_turns(UNITS, &[std::slice::from_ref(&library), &others].concat()).unwrap();
         assert_eq!(lines, ["vmm-1 arch:: kvm:: machine::"]);
-        assert!(unit_turns(&others).is_err());
+        let found = units(UNITS, &[library]);
+        assert_eq!(found[0].tests, ["arch::a", "kvm::c", "machine::d"]);
+        assert!(unit_turns(UNITS, &others).is_err());
     }
 }

@@ -27,9 +27,17 @@ pub(super) fn write_psci(fdt: &mut FdtWriter) -> Result<(), Error> {
 pub(super) fn write_timer(fdt: &mut FdtWriter) -> Result<(), Error> {
     let node = fdt.begin_node("timer")?;
     fdt.property_string("compatible", "arm,armv8-timer")?;
-    let lines = [13, 14, 11, 10].map(|line| [PRIVATE, line, HIGH_LEVEL]);
+    let lines = layout::TIMER_PPIS.map(|line| [PRIVATE, line, HIGH_LEVEL]);
     fdt.property_array_u32("interrupts", lines.as_flattened())?;
     fdt.property_null("always-on")?;
+    fdt.end_node(node)
+}
+
+/// Bindings: arm/pmu.yaml.
+pub(super) fn write_performance_counters(fdt: &mut FdtWriter) -> Result<(), Error> {
+    let node = fdt.begin_node("pmu")?;
+    fdt.property_string("compatible", "arm,armv8-pmuv3")?;
+    fdt.property_array_u32("interrupts", &[PRIVATE, layout::PMU_PPI, HIGH_LEVEL])?;
     fdt.end_node(node)
 }
 

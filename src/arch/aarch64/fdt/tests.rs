@@ -12,6 +12,7 @@ fn machine() -> Machine<'static> {
         interrupt_controller: V3,
         cpus: 1,
         caches: &[],
+        performance_counters: false,
         serial: true,
         virtio_mmio: &[],
     }
@@ -101,6 +102,14 @@ fn guest_is_told_what_it_was_given() {
     assert_eq!(tree.cells("/memory@80000000", "reg"), [0, 0x8000_0000, 0, 0x400_0000]);
     assert_eq!(tree.text("/psci", "method"), "hvc");
     assert_eq!(tree.cells("/timer", "interrupts").len(), 12);
+}
+
+#[test]
+fn performance_counters_are_told_where_there_are_any() {
+    let tree = Tree::of(&Machine { performance_counters: true, ..machine() });
+    assert_eq!(tree.text("/pmu", "compatible"), "arm,armv8-pmuv3");
+    assert_eq!(tree.cells("/pmu", "interrupts"), [1, 7, 4]);
+    assert_eq!(Tree::of(&machine()).get("/pmu", "compatible"), None);
 }
 
 #[test]
@@ -254,7 +263,8 @@ fn device_tree_has_a_bound() {
     let seeds = Seeds { random: [0; 64], address_space: 0 };
     let size = build(&largest, &seeds, 0..1).unwrap().len();
     assert!(size < 64 << 10, "{size}");
-    check_size(size, size as u64).unwrap();
-    let error = check_size(size, size as u64 - 1).unwrap_err();
-    assert!(error.to_string().starts_with("the device tree has"), "{error}");
+    let (mem, kernel) = loaded(&image(b"code"));
+    place(&mem, &kernel, &[0; 2 << 20]).unwrap();
+    let error = place(&mem, &kernel, &[0; (2 << 20) + 1]).unwrap_err();
+    assert_eq!(error.to_string(), "the device tree has 2097153 bytes, a kernel takes 2097152");
 }
