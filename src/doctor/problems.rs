@@ -54,7 +54,7 @@ pub(super) fn find(
 
 fn kvm_problem(kvm: &Kvm) -> Option<Problem> {
     if !kvm.present {
-        return Some(absent_kvm(kvm));
+        return Some(absent_kvm(kvm, std::env::consts::ARCH));
     }
     if !kvm.permitted {
         return Some(Problem::blocking(
@@ -78,12 +78,13 @@ fn kvm_problem(kvm: &Kvm) -> Option<Problem> {
     }
 }
 
-fn absent_kvm(kvm: &Kvm) -> Problem {
+/// Why an `architecture` has no KVM, and how it gets one.
+fn absent_kvm(kvm: &Kvm, architecture: &str) -> Problem {
     let what = "there is no /dev/kvm";
     match kvm.extension {
         Some("svm") => Problem::blocking(what, "sudo modprobe kvm_amd"),
         Some("vmx") => Problem::blocking(what, "sudo modprobe kvm_intel"),
-        _ if std::env::consts::ARCH == "aarch64" => Problem::blocking(
+        _ if architecture == "aarch64" => Problem::blocking(
             "there is no /dev/kvm: the kernel has no KVM, or was not started at EL2",
             "use a host whose firmware starts the kernel at EL2; `make run` boots inside an emulated machine",
         ),
@@ -198,11 +199,19 @@ mod tests {
     fn each_way_of_missing_kvm_has_its_own_fix() {
         let absent = Kvm { present: false, permitted: false, ..kvm() };
         let nested = Kvm { extension: None, nested: true, ..absent.clone() };
+        let bare = Kvm { nested: false, ..nested.clone() };
+        for (architecture, kvm, fix) in [
+            ("x86_64", &absent, "modprobe kvm_amd"),
+            ("x86_64", &Kvm { extension: Some("vmx"), ..absent.clone() }, "modprobe kvm_intel"),
+            ("x86_64", &nested, "nested virtualisation"),
+            ("x86_64", &bare, "enable SVM or VT-x in the firmware"),
+            ("aarch64", &bare, "EL2"),
+        ] {
+            let problem = absent_kvm(kvm, architecture);
+            assert!(problem.blocks && problem.fix.contains(fix), "{problem:?}");
+        }
+        assert_eq!(only(&bare, &TUN, &MEMORY, &LIMITS), absent_kvm(&bare, std::env::consts::ARCH));
         let cases = [
-            (absent.clone(), "modprobe kvm_amd"),
-            (Kvm { extension: Some("vmx"), ..absent.clone() }, "modprobe kvm_intel"),
-            (nested.clone(), "nested virtualisation"),
-            (Kvm { nested: false, ..nested }, "firmware"),
             (Kvm { permitted: false, ..kvm() }, "usermod -aG kvm"),
             (Kvm { mode: KvmState::Software, ..kvm() }, "hardware virtualisation"),
             (Kvm { mode: KvmState::Unavailable, ..kvm() }, "dmesg"),

@@ -150,7 +150,16 @@ pub(super) const GICV2_MAX_GUESTS: &List = &[(
 )];
 
 /// Unit tests of packages, by what their names contain.
-pub(super) const UNITS: &List = &[("vmm", &["arch::", "kvm::", "machine::"])];
+pub(super) const UNITS: &List = &[
+    (
+        "vmm",
+        &["arch::", "bus::", "config::", "doctor::", "kvm::", "machine::", "memory::", "metrics::"],
+    ),
+    ("vmm-agent", &[""]),
+    ("vmm-probe", &[""]),
+    ("vmm-protocol", &[""]),
+    ("vmm-sandbox", &[""]),
+];
 
 /// Those that run once more, as [`GICV2_MAX_GUESTS`] do.
 pub(super) const GICV2_MAX_UNITS: &List = &[("vmm", &["arch::native::tests::"])];
@@ -244,12 +253,13 @@ mod tests {
 
     #[test]
     fn usual_unit_tests_run_where_a_package_has_them() {
-        let library = listed("vmm-1", &["arch::a", "devices::b", "kvm::c", "machine::d"]);
-        let others = [listed("vmm-2", &["cli::a"]), listed("vmm_image-3", &["arch::a"])];
-        let lines = unit_turns(UNITS, &[std::slice::from_ref(&library), &others].concat()).unwrap();
-        assert_eq!(lines, ["vmm-1 arch:: kvm:: machine::"]);
-        let found = units(UNITS, &[library]);
-        assert_eq!(found[0].tests, ["arch::a", "kvm::c", "machine::d"]);
-        assert!(unit_turns(UNITS, &others).is_err());
+        let usual: &List = &[("vmm", &["arch::", "kvm::"]), ("vmm-agent", &[""])];
+        let library = listed("vmm-1", &["arch::a", "devices::b", "kvm::c"]);
+        let others = [listed("vmm-2", &["cli::a"]), listed("vmm_agent-3", &["b"])];
+        let all = [std::slice::from_ref(&library), &others].concat();
+        assert_eq!(unit_turns(usual, &all).unwrap(), ["vmm-1 arch:: kvm::", "vmm_agent-3 "]);
+        let found: Vec<_> = units(usual, &all).into_iter().map(|listed| listed.tests).collect();
+        assert_eq!(found, [&["arch::a", "kvm::c"][..], &[], &["b"]]);
+        assert!(unit_turns(usual, &others).is_err());
     }
 }
