@@ -73,6 +73,16 @@ fn programs_find_the_features_that_were_asked_for() {
     }
 }
 
+/// Debian's kernel has a driver for them, which takes their interrupt.
+#[test]
+fn kernel_drives_the_performance_counters_that_were_asked_for() {
+    let guest = Guest::new(&artifact("kernels/debian/vmlinuz"));
+    let guest = guest.args("--initrd /srv/vmm/kernels/debian/initrd --cpu-features pmu");
+    let console = guest.succeed("cat /proc/interrupts");
+    let is_counters = |line: &str| line.contains(" 23 Level ") && line.contains("arm-pmu");
+    assert!(console.lines().any(is_counters), "{console}");
+}
+
 /// The seventeenth processor has another affinity at the level above.
 #[test]
 fn seventeen_cpus_share_one_package() {

@@ -10,8 +10,7 @@ mod support;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::{Child, Command, Output};
-use std::sync::Once;
+use std::process::{Child, Output};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -30,12 +29,7 @@ const CPU: &str = r#"{"cpu":{"arithmetic":4000000,"hash":2,"copy":3,"kernel":nul
 
 /// A world with a shell in the image `shell`, and the programs of other packages beside ours.
 fn world(runtimes: &[(&str, &str)]) -> World {
-    static ONCE: Once = Once::new();
-    ONCE.call_once(|| {
-        let mut cargo = Command::new(env!("CARGO"));
-        cargo.args(["build", "--quiet", "--package", "vmm-probe", "--package", "vmm-image"]);
-        assert!(cargo.status().unwrap().success());
-    });
+    support::build_programs();
     let world = World::new(runtimes);
     let mut tar = tar::Builder::new(vec![]);
     // Debian's busybox-static.

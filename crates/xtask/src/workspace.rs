@@ -110,6 +110,16 @@ pub(crate) fn build_programs(arch: Arch, profile: Profile) -> Result<Vec<Program
     Ok(programs)
 }
 
+/// Builds all programs of the workspace but this one for this machine, in one go and with assertions. Tests of several
+/// packages find them beside their own.
+///
+/// # Errors
+/// They do not build.
+pub(crate) fn build_programs_together() -> Result<()> {
+    let selection = ["build", "--workspace", "--exclude", env!("CARGO_PKG_NAME"), "--bins"];
+    build(Arch::native()?, &selection).map(drop)
+}
+
 fn build_targets(arch: Arch, profile: Profile, targets: &[&str]) -> Result<Vec<Program>> {
     let release: &[&str] = if profile == Profile::Release { &["--release"] } else { &[] };
     Ok(executables(&build(arch, &[&["build"], targets, release].concat())?))

@@ -63,7 +63,8 @@ impl Browser {
         let mut command = Command::new("sh");
         command.args(["-c", LAUNCH, "sh", PROGRAM]).args(FLAGS);
         command.arg(format!("--user-data-dir={}", profile.path().display())).arg("about:blank");
-        command.env("HOME", profile.path()).env_remove("DISPLAY").process_group(0);
+        command.env("HOME", profile.path()).env("TMPDIR", profile.path());
+        command.env_remove("DISPLAY").process_group(0);
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         command.stderr(fs::File::create(profile.path().join("errors")).unwrap());
         let mut child = command.spawn().unwrap();

@@ -112,9 +112,13 @@ impl World {
     }
 }
 
-/// The programs of other packages that `vmm contrast` finds beside itself, made if they are not there.
+/// The programs of other packages that `vmm contrast` and `vmm bench` find beside themselves. Who runs tests of several
+/// packages at once has built them, lest one test replaces what another uses.
 pub(crate) fn build_programs() {
     static ONCE: Once = Once::new();
+    if std::env::var_os("VMM_PROGRAMS_BUILT").is_some() {
+        return;
+    }
     ONCE.call_once(|| {
         for package in ["vmm-probe", "vmm-image"] {
             let mut cargo = Command::new(env!("CARGO"));

@@ -57,7 +57,7 @@ fn store_that_is_not_there_yet_is_empty_and_stays_so() {
 
 #[test]
 fn images_are_found_by_name_digest_and_beginning_of_the_id() {
-    let Fixture { store, .. } = fixture();
+    let Fixture { store, directory: _directory } = fixture();
     let pinned = format!("alpine@{}", digest(9));
     add(&store, 0xab, &["alpine", &pinned, "oci:/srv/dir:x"]);
     let image = add(&store, 0xac, &["host:5000/app:1"]);
@@ -78,7 +78,7 @@ fn images_are_found_by_name_digest_and_beginning_of_the_id() {
 
 #[test]
 fn name_that_moves_leaves_the_other_image_without_one() {
-    let Fixture { store, .. } = fixture();
+    let Fixture { store, directory: _directory } = fixture();
     add(&store, 1, &["app"]);
     add(&store, 2, &["app"]);
     assert_eq!(find(&store, "app"), Some(digest(2)));
@@ -88,7 +88,7 @@ fn name_that_moves_leaves_the_other_image_without_one() {
 
 #[test]
 fn image_for_another_machine_is_told_with_both_platforms() {
-    let Fixture { store, .. } = fixture();
+    let Fixture { store, directory: _directory } = fixture();
     let mut image = add(&store, 1, &["app"]);
     let host = Platform::host();
     let other = if host.architecture == "arm64" { "amd64" } else { "arm64" };
@@ -108,7 +108,7 @@ fn image_for_another_machine_is_told_with_both_platforms() {
 /// P2: files that a crash or a hand has torn are an error that names them, never another image.
 #[test]
 fn torn_files_are_named_and_never_believed() {
-    let Fixture { store, .. } = fixture();
+    let Fixture { store, directory: _directory } = fixture();
     let image = add(&store, 1, &["app"]);
     let names = store.paths().images().join("names.json");
     let record = store.paths().records().join(format!("{}.json", digest(1).hex()));
@@ -130,7 +130,7 @@ fn torn_files_are_named_and_never_believed() {
 
 #[test]
 fn directory_that_others_can_write_is_refused() {
-    let Fixture { store, .. } = fixture();
+    let Fixture { store, directory: _directory } = fixture();
     add(&store, 1, &["app"]);
     let images = store.paths().images();
     std::fs::set_permissions(&images, PermissionsExt::from_mode(0o777)).unwrap();
@@ -156,7 +156,7 @@ fn write_blob(store: &Store, id: u8) {
 
 #[test]
 fn last_name_takes_the_image_and_its_files_with_it() {
-    let Fixture { store, .. } = fixture();
+    let Fixture { store, directory: _directory } = fixture();
     let image = add(&store, 1, &["app", "app:2"]);
     add(&store, 2, &["other"]);
     (1..=2).for_each(|id| write_blob(&store, id));
@@ -175,7 +175,7 @@ fn last_name_takes_the_image_and_its_files_with_it() {
 
 #[test]
 fn image_with_several_names_is_removed_by_its_id_with_force_alone() {
-    let Fixture { store, .. } = fixture();
+    let Fixture { store, directory: _directory } = fixture();
     add(&store, 1, &["app", "app:2"]);
     let id = digest(1).short();
     assert!(matches!(store.remove(&id, false, none), Err(StoreError::ManyNames(_))));
@@ -185,7 +185,7 @@ fn image_with_several_names_is_removed_by_its_id_with_force_alone() {
 
 #[test]
 fn image_of_a_container_stays_until_the_container_is_gone() {
-    let Fixture { store, .. } = fixture();
+    let Fixture { store, directory: _directory } = fixture();
     let image = add(&store, 1, &["app"]);
     let used = || Ok(Roots::from([(digest(1), "c1".to_owned())]));
     assert!(
@@ -202,7 +202,7 @@ fn image_of_a_container_stays_until_the_container_is_gone() {
 
 #[test]
 fn prune_takes_what_nothing_refers_to_and_leaves_the_rest() {
-    let Fixture { store, .. } = fixture();
+    let Fixture { store, directory: _directory } = fixture();
     add(&store, 1, &["app"]);
     add(&store, 2, &["app"]);
     (1..=3).for_each(|id| write_blob(&store, id));
@@ -225,7 +225,7 @@ fn prune_takes_what_nothing_refers_to_and_leaves_the_rest() {
 /// I18: what a pull has got, and no image refers to yet, is not swept away under it.
 #[test]
 fn layers_stay_while_a_pull_is_running() {
-    let Fixture { store, .. } = fixture();
+    let Fixture { store, directory: _directory } = fixture();
     add(&store, 1, &["app"]);
     write_blob(&store, 1);
     write_blob(&store, 9);

@@ -39,6 +39,7 @@ const AT_ONCE: usize = 2;
 pub(super) fn run(filter: Option<&str>) -> Result<Totals> {
     packages::ensure(PACKAGES)?;
     let programs = workspace::build_native_tests()?;
+    workspace::build_programs_together()?;
     let commands = [documentation()].into_iter().chain(programs.iter().map(program));
     let commands = commands.map(|mut command| {
         command.args(filter);
@@ -58,6 +59,8 @@ fn documentation() -> Command {
 fn program(program: &TestProgram) -> Command {
     let mut command = Command::new(&program.path);
     command.current_dir(&program.package).env("CARGO_MANIFEST_DIR", &program.package);
+    // Built by themselves they would be others, in the same places, while tests at work use these.
+    command.env("VMM_PROGRAMS_BUILT", "1");
     command
 }
 

@@ -33,6 +33,7 @@ pub(super) const GUESTS: &List = &[
             "aarch64::kernels_of_another_architecture_are_named",
             "aarch64::kernel_knows_its_firmware_and_its_clock",
             "aarch64::programs_find_the_features_that_were_asked_for",
+            "aarch64::kernel_drives_the_performance_counters_that_were_asked_for",
             "aarch64::guest_has_the_interrupt_controller_of_its_host",
             "boot::kernel_boots_with_the_default_command_line",
             "boot::packed_kernel_boots",
