@@ -136,20 +136,16 @@ impl PartialConfig {
             append: self.append.or(base.append),
             boot_protocol: self.boot_protocol.or(base.boot_protocol),
             cpus: self.cpus.or(base.cpus),
-            cpu_features: if self.cpu_features.is_empty() {
-                base.cpu_features
-            } else {
-                self.cpu_features
-            },
+            cpu_features: unless_empty(self.cpu_features, base.cpu_features),
             memory: self.memory.or(base.memory),
-            disk: if self.disk.is_empty() { base.disk } else { self.disk },
-            net: if self.net.is_empty() { base.net } else { self.net },
+            disk: unless_empty(self.disk, base.disk),
+            net: unless_empty(self.net, base.net),
             vsock: self.vsock.or(base.vsock),
             balloon: self.balloon.or(base.balloon),
-            limit: if self.limit.is_empty() { base.limit } else { self.limit },
+            limit: unless_empty(self.limit, base.limit),
             metrics: self.metrics.or(base.metrics),
             console: self.console.or(base.console),
-            port: if self.port.is_empty() { base.port } else { self.port },
+            port: unless_empty(self.port, base.port),
             acpi: self.acpi.or(base.acpi),
         }
     }
@@ -206,6 +202,11 @@ impl PartialConfig {
             }
         }
     }
+}
+
+/// The list of a source, or `base` where it has none.
+fn unless_empty<T>(list: Vec<T>, base: Vec<T>) -> Vec<T> {
+    if list.is_empty() { base } else { list }
 }
 
 #[cfg(test)]

@@ -2,8 +2,8 @@
 //!
 //! Natively: unit tests, the architecture, guests that need no kernel. In the emulated host: the
 //! tests that boot Linux guests, which declare `test = false` in their manifest because plain
-//! `cargo test` cannot promise them a KVM that runs guest kernels. In the emulated aarch64 host: those, and
-//! the unit tests.
+//! `cargo test` cannot promise them a KVM that runs guest kernels. In the emulated aarch64 host: chosen ones of those,
+//! of guests that need no kernel, and of unit tests.
 
 mod draw;
 mod foreign;

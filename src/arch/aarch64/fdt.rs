@@ -71,8 +71,8 @@ pub(in crate::arch) fn write(
 
 /// Writes `tree` behind `kernel`, where a kernel can map it.
 fn place(mem: &GuestMemory, kernel: &LoadedKernel, tree: &[u8]) -> Result<Entry, BootDataError> {
-    let (size, limit) =
-        (tree.len(), usize::try_from(layout::DEVICE_TREE_SIZE).unwrap_or(usize::MAX));
+    let size = tree.len();
+    let limit = usize::try_from(layout::DEVICE_TREE_SIZE).unwrap_or(usize::MAX);
     if size > limit {
         return Err(BootDataError::DeviceTreeTooLarge { size, limit });
     }

@@ -1,5 +1,6 @@
 //! Guests that look at the state in which they were started, on the host's `/dev/kvm`.
 
+use clap::ValueEnum;
 use kvm_bindings::{
     KVM_REG_ARM64, KVM_REG_ARM64_SVE, KVM_REG_SIZE_MASK, KVM_REG_SIZE_SHIFT, KVM_REG_SIZE_U512,
     KVM_SYSTEM_EVENT_RESET, RegList, kvm_mp_state, kvm_vcpu_events,
@@ -66,9 +67,6 @@ const IDENTIFY: [u32; 10] = [
     0xd538_0641, // mrs x1, id_aa64isar2_el1
     0xf900_0121, // str x1, [x9]
 ];
-
-/// All that can be asked for.
-const FEATURES: [CpuFeature; 3] = [CpuFeature::Pmu, CpuFeature::Pauth, CpuFeature::Sve];
 
 /// The one register that is settled when a vCPU is made (KVM API, `KVM_REG_ARM64_SVE_VLS`).
 const LENGTHS_OF_VECTORS: u64 =
@@ -206,7 +204,8 @@ impl State {
 /// The vCPUs of one VM are made again in another, where the guest goes on.
 #[test]
 fn guest_goes_on_with_vcpus_of_the_same_state() {
-    let all: Vec<_> = FEATURES.into_iter().filter(|feature| host_has(*feature)).collect();
+    let all = CpuFeature::value_variants().iter().copied();
+    let all: Vec<_> = all.filter(|feature| host_has(*feature)).collect();
     for features in [&[][..], &all] {
         let mut guest = Guest::with(&PROBE, features).unwrap();
         assert_eq!(run(&mut guest.vcpus[0], 4).len(), 4);
@@ -255,7 +254,7 @@ fn host_has(feature: CpuFeature) -> bool {
 #[test]
 fn features_are_there_where_asked_for_and_nowhere_else() {
     assert!(found(&[]).unwrap().iter().all(|(_, there)| !there));
-    for feature in FEATURES {
+    for &feature in CpuFeature::value_variants() {
         match found(&[feature]) {
             Ok(found) => {
                 assert!(host_has(feature), "{feature}");
